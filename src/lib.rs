@@ -1,0 +1,5 @@
+pub mod diagnostic;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod random;
