@@ -1,5 +1,12 @@
+pub mod cli;
+pub mod config;
+pub mod declare;
 pub mod diagnostic;
+pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod plan;
 pub mod random;
+pub mod stages;
+pub mod storage;

@@ -1,0 +1,3 @@
+//! The door to DataFusion: no other folder names it.
+
+pub mod expr;

@@ -1,0 +1,114 @@
+//! What a user writes under `stages`: the closed registry of stage kinds, and one file a kind (config first, then its operator).
+
+use serde_json::Value;
+
+use crate::declare::shape::optional;
+use crate::declare::{Field, Fields, Shape};
+use crate::diagnostic::Diagnostics;
+use crate::ids::StageId;
+
+pub mod embed;
+pub mod exact_dedup;
+pub mod filter;
+pub mod policy;
+pub mod prototypes;
+pub mod sample;
+pub mod semantic_dedup;
+
+pub use embed::EmbedConfig;
+pub use exact_dedup::ExactDedupConfig;
+pub use filter::FilterConfig;
+pub use prototypes::PrototypesConfig;
+pub use sample::SampleConfig;
+pub use semantic_dedup::SemanticDedupConfig;
+
+/// The configuration of one stage: its kind and that kind's keys.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StageConfig {
+    /// `filter`.
+    Filter(FilterConfig),
+    /// `sample`.
+    Sample(SampleConfig),
+    /// `exact_dedup`.
+    ExactDedup(ExactDedupConfig),
+    /// `embed`.
+    Embed(EmbedConfig),
+    /// `semantic_dedup`.
+    SemanticDedup(SemanticDedupConfig),
+    /// `prototypes`.
+    Prototypes(PrototypesConfig),
+}
+
+/// The stage kinds, each with its keys.
+pub const KINDS: &[Field] = &[
+    optional("filter", Shape::Map(filter::FIELDS), "Keeps the rows for which an SQL expression holds; NULL counts as false."),
+    optional("sample", Shape::Map(sample::FIELDS), "Keeps a random share or number of rows."),
+    optional("exact_dedup", Shape::Map(exact_dedup::FIELDS), "Of the rows whose normalised columns are equal, keeps one."),
+    optional("embed", Shape::Map(embed::FIELDS), "Makes a vector of each row, with a model or from a column."),
+    optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
+    optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
+];
+
+impl StageConfig {
+    /// Reads the map of the kind `kind`, which the table has checked; `None` for a kind that is not in [`KINDS`].
+    #[must_use]
+    pub fn read(kind: &str, fields: &Fields<'_>, out: &mut Diagnostics) -> Option<Self> {
+        Some(match kind {
+            "filter" => Self::Filter(FilterConfig::read(fields, out)),
+            "sample" => Self::Sample(SampleConfig::read(fields, out)),
+            "exact_dedup" => Self::ExactDedup(ExactDedupConfig::read(fields, out)),
+            "embed" => Self::Embed(EmbedConfig::read(fields, out)),
+            "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
+            "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
+            _ => return None,
+        })
+    }
+
+    /// The kind's name in the pipeline file.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Filter(_) => "filter",
+            Self::Sample(_) => "sample",
+            Self::ExactDedup(_) => "exact_dedup",
+            Self::Embed(_) => "embed",
+            Self::SemanticDedup(_) => "semantic_dedup",
+            Self::Prototypes(_) => "prototypes",
+        }
+    }
+
+    /// All that can change the stage's result, with defaults filled in and keys sorted: what is hashed into the plan.
+    #[must_use]
+    pub fn canonical(&self) -> Value {
+        match self {
+            Self::Filter(config) => config.canonical(),
+            Self::Sample(config) => config.canonical(),
+            Self::ExactDedup(config) => config.canonical(),
+            Self::Embed(config) => config.canonical(),
+            Self::SemanticDedup(config) => config.canonical(),
+            Self::Prototypes(config) => config.canonical(),
+        }
+    }
+
+    /// Whether the stage compares vectors, and so needs an embed stage above it.
+    #[must_use]
+    pub fn needs_embedding(&self) -> bool {
+        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_))
+    }
+
+    /// The embed stage that the user named, if any.
+    #[must_use]
+    pub fn embedding(&self) -> Option<&StageId> {
+        match self {
+            Self::SemanticDedup(config) => config.embedding.as_ref(),
+            Self::Prototypes(config) => config.embedding.as_ref(),
+            Self::Filter(_) | Self::Sample(_) | Self::ExactDedup(_) | Self::Embed(_) => None,
+        }
+    }
+
+    /// Whether the stage makes a column, which is named by the stage's id and can be added to the output.
+    #[must_use]
+    pub fn makes_column(&self) -> bool {
+        matches!(self, Self::Embed(_))
+    }
+}

@@ -1,0 +1,228 @@
+//! What several stages declare in the same words: keep policies, budgets, what becomes of bad vectors, numbers of clusters.
+
+use serde_json::{Value, json};
+
+use crate::declare::shape::{defaulted, optional, required};
+use crate::declare::{Field, Fields, Presence, Shape};
+use crate::diagnostic::Diagnostics;
+use crate::words;
+
+words! {
+    /// The direction of an order.
+    pub enum Order {
+        /// Smallest first.
+        Ascending = "asc",
+        /// Greatest first.
+        Descending = "desc",
+    }
+}
+
+words! {
+    /// What becomes of a row whose vector is missing, not finite, of norm zero or of the wrong dimension.
+    pub enum OnBadVector {
+        /// The row is kept, marked and never compared.
+        Keep = "keep",
+        /// The row is dropped.
+        Drop = "drop",
+        /// The run fails.
+        Fail = "fail",
+    }
+}
+
+/// Which row of a set of duplicates is kept: the order in which rows are visited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// The first row in the order of the corpus.
+    First,
+    /// The last row in the order of the corpus.
+    Last,
+    /// The row with the longest text, in characters.
+    Longest,
+    /// The row with the shortest text, in characters.
+    Shortest,
+    /// The row farthest from its centroid.
+    Hard,
+    /// The row nearest to its centroid.
+    Easy,
+    /// A row drawn by the seed.
+    Random,
+    /// The row with the smallest (`asc`) or greatest (`desc`) value of a column; nulls come last.
+    By {
+        /// The column.
+        column: String,
+        /// The direction.
+        order: Order,
+    },
+}
+
+impl Keep {
+    /// The keys of `keep: {by, order}`.
+    pub const BY: &'static [Field] = &[
+        required("by", Shape::Text, "The column whose value decides."),
+        defaulted("order", Shape::Choice(Order::WORDS), Presence::Text("asc"), "`asc` keeps the smallest value, `desc` the greatest; nulls come last."),
+    ];
+
+    /// Reads the key `keep`; `First` where it cannot be read (the problem is reported by the table).
+    #[must_use]
+    pub fn read(fields: &Fields<'_>) -> Self {
+        if let Some(by) = fields.map("keep", Self::BY) {
+            let order = by.text("order").and_then(|word| Order::from_word(&word)).unwrap_or(Order::Ascending);
+            return Self::By { column: by.text("by").unwrap_or_default(), order };
+        }
+        match fields.text("keep").as_deref() {
+            Some("last") => Self::Last,
+            Some("longest") => Self::Longest,
+            Some("shortest") => Self::Shortest,
+            Some("hard") => Self::Hard,
+            Some("easy") => Self::Easy,
+            Some("random") => Self::Random,
+            _ => Self::First,
+        }
+    }
+
+    /// As hashed into the plan.
+    #[must_use]
+    pub fn canonical(&self) -> Value {
+        match self {
+            Self::First => json!("first"),
+            Self::Last => json!("last"),
+            Self::Longest => json!("longest"),
+            Self::Shortest => json!("shortest"),
+            Self::Hard => json!("hard"),
+            Self::Easy => json!("easy"),
+            Self::Random => json!("random"),
+            Self::By { column, order } => json!({"by": column, "order": order.word()}),
+        }
+    }
+}
+
+/// How much a selecting stage keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// This share of the rows that reach the stage; above 0, at most 1.
+    Fraction(f64),
+    /// This many rows.
+    Rows(u64),
+}
+
+/// The key `keep_fraction`.
+pub const KEEP_FRACTION: Field = optional(
+    "keep_fraction",
+    Shape::Float { min: 0.0, max: 1.0, exclusive: true },
+    "The share of the rows to keep, above 0 and at most 1. Exactly one of `keep_fraction` and `keep_rows` is given.",
+);
+
+/// The key `keep_rows`.
+pub const KEEP_ROWS: Field = optional(
+    "keep_rows",
+    Shape::Int { min: 1, max: i64::MAX },
+    "The number of rows to keep. Exactly one of `keep_fraction` and `keep_rows` is given.",
+);
+
+impl Budget {
+    /// Reads `keep_fraction` or `keep_rows`; both or neither is a problem.
+    pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
+        match (fields.has("keep_fraction"), fields.has("keep_rows")) {
+            (true, true) => fields.problem(
+                out,
+                "keep_rows",
+                "`keep_fraction` and `keep_rows` exclude each other",
+                Some("keep the one that you mean and remove the other".into()),
+            ),
+            (false, false) => fields.problem(
+                out,
+                "",
+                "neither `keep_fraction` nor `keep_rows` is given",
+                Some("say how much to keep: `keep_fraction: 0.5` or `keep_rows: 100000`".into()),
+            ),
+            _ => {}
+        }
+        match fields.int("keep_rows") {
+            Some(rows) => Self::Rows(rows.unsigned_abs()),
+            None => Self::Fraction(fields.float("keep_fraction").unwrap_or(1.0)),
+        }
+    }
+
+    /// As hashed into the plan.
+    #[must_use]
+    pub fn canonical(self) -> Value {
+        match self {
+            Self::Fraction(fraction) => json!({"fraction": fraction}),
+            Self::Rows(rows) => json!({"rows": rows}),
+        }
+    }
+}
+
+/// The number of clusters of a k-means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clusters {
+    /// The stage chooses by the number of rows.
+    Auto,
+    /// This many, at least 1.
+    Fixed(u32),
+}
+
+impl Clusters {
+    /// The shape of a key `k`.
+    pub const SHAPE: Shape = Shape::Any(&[Shape::Int { min: 1, max: 1 << 24 }, Shape::Choice(&["auto"])]);
+
+    /// Reads the key `k`.
+    #[must_use]
+    pub fn read(fields: &Fields<'_>) -> Self {
+        fields.int("k").and_then(|k| u32::try_from(k).ok()).map_or(Self::Auto, Self::Fixed)
+    }
+
+    /// As hashed into the plan.
+    #[must_use]
+    pub fn canonical(self) -> Value {
+        match self {
+            Self::Auto => json!("auto"),
+            Self::Fixed(k) => json!(k),
+        }
+    }
+}
+
+/// The key `seed`.
+pub const SEED: Field = defaulted(
+    "seed",
+    Shape::Int { min: 0, max: i64::MAX },
+    Presence::Int(1234),
+    "The seed of all randomness of this stage; the same seed gives the same result on any machine and number of threads.",
+);
+
+/// The key `on_bad_vector`.
+pub const ON_BAD_VECTOR: Field = defaulted(
+    "on_bad_vector",
+    Shape::Choice(OnBadVector::WORDS),
+    Presence::Text("keep"),
+    "What becomes of a row whose vector is missing, not finite, of norm zero or of the wrong dimension: `keep` it uncompared, `drop` it, or `fail` the run.",
+);
+
+/// The key `embedding`.
+pub const EMBEDDING: Field = optional(
+    "embedding",
+    Shape::Id,
+    "The id of the `embed` stage whose vectors are used; needed only where two are equally near. Default: the nearest above.",
+);
+
+/// The key `iterations` of a k-means.
+pub const ITERATIONS: Field =
+    defaulted("iterations", Shape::Int { min: 1, max: 10_000 }, Presence::Int(20), "The greatest number of k-means iterations.");
+
+/// Reads the key `seed`.
+#[must_use]
+pub fn read_seed(fields: &Fields<'_>) -> u64 {
+    fields.int("seed").unwrap_or_default().unsigned_abs()
+}
+
+/// Reads the key `iterations`.
+#[must_use]
+pub fn read_iterations(fields: &Fields<'_>) -> u32 {
+    fields.int("iterations").and_then(|value| u32::try_from(value).ok()).unwrap_or_default()
+}
+
+/// Reads the key `on_bad_vector`.
+#[must_use]
+pub fn read_on_bad_vector(fields: &Fields<'_>) -> OnBadVector {
+    fields.text("on_bad_vector").and_then(|word| OnBadVector::from_word(&word)).unwrap_or(OnBadVector::Keep)
+}

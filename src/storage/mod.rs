@@ -1,0 +1,3 @@
+//! The door to storage: no other folder names `std::fs`.
+
+pub mod uri;
