@@ -10,7 +10,8 @@ use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Node, Presence, Shape, set};
 use crate::diagnostic::{Diagnostics, Position};
 use crate::ids::StageId;
-use crate::stages::{KINDS, StageConfig};
+use crate::stages::embed::{EmbedInput, ModelSource};
+use crate::stages::{EmbedConfig, KINDS, StageConfig};
 use crate::words;
 
 /// The version of the pipeline file that this program writes and reads.
@@ -192,6 +193,36 @@ pub struct Outline {
     pub stages: Vec<StageOutline>,
     /// The sink's `input` and `add`, if there is a sink.
     pub sink: Option<SinkOutline>,
+    /// All paths that the file names, with the default of the work folder.
+    pub paths: Vec<DeclaredPath>,
+}
+
+/// What a path of the pipeline file is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Shards that are read: the source with this id.
+    Source(String),
+    /// The dataset.
+    Sink,
+    /// The persistent state.
+    State,
+    /// Artefacts, journal and spill.
+    Work,
+    /// A model or its tokenizer.
+    Model,
+}
+
+/// A path that the file names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredPath {
+    /// What it is for.
+    pub role: Role,
+    /// How diagnostics and `--set` name it.
+    pub path: String,
+    /// As written.
+    pub uri: String,
+    /// Where it stands; `None` for a default.
+    pub position: Option<Position>,
 }
 
 /// An id and where it stands.
@@ -247,7 +278,7 @@ pub fn read(text: impl AsRef<[u8]>, file: &Path, sets: &[(String, String)], out:
     let mut root = match load::decode(text.as_ref()).and_then(load::parse) {
         Ok(root) => root,
         Err(problems) => {
-            out.extend(problems);
+            problems.sorted().into_iter().cloned().for_each(|problem| out.push(problem));
             return nothing;
         }
     };
@@ -296,14 +327,14 @@ fn references(fields: &Fields<'_>, key: &str) -> Vec<Reference> {
 }
 
 fn outline(root: &Node, out: &mut Diagnostics) -> Outline {
-    let sources = root.get("sources").and_then(Node::entries).unwrap_or_default();
-    let sources = sources
+    let named = root.get("sources").and_then(Node::entries).unwrap_or_default();
+    let sources = named
         .iter()
         .filter(|(key, _)| check_id(&key.name).is_ok())
         .map(|(key, _)| Reference { id: key.name.clone(), position: key.position })
         .collect();
     let stages = root.get("stages").and_then(Node::elements).unwrap_or_default();
-    let stages = stages.iter().enumerate().filter(|(_, node)| node.entries().is_some()).map(|(index, node)| stage(index, node, out)).collect();
+    let stages: Vec<StageOutline> = stages.iter().enumerate().filter(|(_, node)| node.entries().is_some()).map(|(index, node)| stage(index, node, out)).collect();
     let sink = root.get("sink").filter(|node| node.entries().is_some()).map(|node| {
         let fields = Fields::new(node, &[], "sink");
         let parquet = node.get("parquet").map(|node| Fields::new(node, PARQUET_SINK, "sink.parquet"));
@@ -313,7 +344,47 @@ fn outline(root: &Node, out: &mut Diagnostics) -> Outline {
             add: parquet.map(|fields| references(&fields, "add")).unwrap_or_default(),
         }
     });
-    Outline { sources, stages, sink }
+    let paths = paths(root, &stages);
+    Outline { sources, stages, sink, paths }
+}
+
+fn paths(root: &Node, stages: &[StageOutline]) -> Vec<DeclaredPath> {
+    let mut paths = Vec::new();
+    let mut add = |role: Role, path: &str, fields: Option<Fields<'_>>| {
+        if let Some(fields) = fields
+            && let Some(uri) = fields.text("uri")
+        {
+            paths.push(DeclaredPath { role, path: path.to_owned(), uri, position: fields.position("uri") });
+        }
+    };
+    for (key, node) in root.get("sources").and_then(Node::entries).unwrap_or_default() {
+        let parquet = node.get("parquet").map(|node| Fields::new(node, PARQUET_SOURCE, ""));
+        add(Role::Source(key.name.clone()), &format!("sources.{}.parquet.uri", key.name), parquet);
+    }
+    let sink = root.get("sink").and_then(|sink| sink.get("parquet")).map(|node| Fields::new(node, PARQUET_SINK, ""));
+    add(Role::Sink, "sink.parquet.uri", sink);
+    add(Role::State, "state.uri", root.get("state").map(|node| Fields::new(node, FOLDER, "")));
+    add(Role::Work, "work.uri", root.get("work").map(|node| Fields::new(node, FOLDER, "")));
+    if let Some(name) = Fields::new(root, ROOT, "").text("name")
+        && root.get("work").is_none()
+    {
+        paths.push(DeclaredPath { role: Role::Work, path: "work.uri".into(), uri: default_work(&name), position: None });
+    }
+    for stage in stages {
+        if let Some(StageConfig::Embed(EmbedConfig { input: EmbedInput::Text(text), .. })) = &stage.config
+            && let ModelSource::Files { path, tokenizer, .. } = &text.model
+        {
+            for uri in [path, tokenizer] {
+                paths.push(DeclaredPath { role: Role::Model, path: format!("{}.model", stage.path), uri: uri.clone(), position: stage.position });
+            }
+        }
+    }
+    paths
+}
+
+/// The work folder of a pipeline that names none, relative to the pipeline file.
+fn default_work(name: &str) -> String {
+    format!(".trommel/{name}/")
 }
 
 fn stage(index: usize, node: &Node, out: &mut Diagnostics) -> StageOutline {
@@ -386,7 +457,7 @@ fn pipeline(fields: &Fields<'_>, outline: &Outline, file: &Path) -> Option<Pipel
         stages,
         sink,
         state: folder_of("state"),
-        work_uri: folder_of("work").unwrap_or_else(|| format!(".trommel/{name}/")),
+        work_uri: folder_of("work").unwrap_or_else(|| default_work(&name)),
         name,
     })
 }
@@ -401,7 +472,8 @@ fn layout(parquet: &Fields<'_>) -> Option<Layout> {
 }
 
 /// The folder of a file, absolute as far as the working directory is known.
-fn folder(file: &Path) -> PathBuf {
+#[must_use]
+pub fn folder(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     absolute.parent().map(Path::to_owned).unwrap_or_default()
 }

@@ -1,0 +1,402 @@
+//! The graph of the stages. An edge carries a set of rows, several inputs are their union; all rows end in the one sink. Every
+//! problem of the graph is reported at once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::config::model::{Outline, Reference, StageOutline};
+use crate::diagnostic::{Diagnostics, Position, nearest};
+use crate::ids::StageId;
+use crate::limits::MAX_STAGES;
+use crate::stages::StageConfig;
+
+/// Where rows come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Input {
+    /// A source, by its place in the pipeline's list.
+    Source(usize),
+    /// A stage, by its place in the pipeline's list.
+    Stage(usize),
+}
+
+/// The graph of a pipeline without problems. Stages and sources are named by their places in the pipeline's lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Graph {
+    order: Vec<usize>,
+    inputs: Vec<Vec<Input>>,
+    embeddings: Vec<Option<usize>>,
+    sink: usize,
+}
+
+impl Graph {
+    /// The stages so that each stands behind its inputs; otherwise in the order of the file.
+    #[must_use]
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    /// The inputs of a stage, in the order written; none for a place that is out of range.
+    #[must_use]
+    pub fn inputs(&self, stage: usize) -> &[Input] {
+        self.inputs.get(stage).map_or(&[], Vec::as_slice)
+    }
+
+    /// The embed stage whose vectors a stage compares; `None` for a stage that compares none.
+    #[must_use]
+    pub fn embedding(&self, stage: usize) -> Option<usize> {
+        self.embeddings.get(stage).copied().flatten()
+    }
+
+    /// The stage whose rows the sink takes.
+    #[must_use]
+    pub fn sink(&self) -> usize {
+        self.sink
+    }
+
+    /// Whether the pipeline is a chain: one source, and each stage takes the rows of the one before it.
+    #[must_use]
+    pub fn is_chain(&self) -> bool {
+        let mut before = Input::Source(0);
+        for &stage in &self.order {
+            if self.inputs(stage) != [before] {
+                return false;
+            }
+            before = Input::Stage(stage);
+        }
+        before == Input::Stage(self.sink)
+    }
+}
+
+/// The edges as far as they can be known in a faulty file.
+struct Edges {
+    inputs: Vec<Vec<Input>>,
+    /// Some edge cannot be known: what seems unused may be used.
+    uncertain: bool,
+}
+
+/// Checks the graph and builds it; `None` where there is any problem.
+pub fn build(outline: &Outline, out: &mut Diagnostics) -> Option<Graph> {
+    let before = out.len();
+    let stages = &outline.stages;
+    if stages.len() > MAX_STAGES {
+        let message = format!("there are {} stages; the limit is {MAX_STAGES}", stages.len());
+        out.add("stages", stages.get(MAX_STAGES).and_then(|stage| stage.position), message, Some("split the pipeline".into()));
+        return None;
+    }
+    check_ids(outline, out);
+    let names = names(outline);
+    let edges = edges(outline, &names, out);
+    let cyclic = check_cycles(stages, &edges.inputs, out);
+    let sink = sink(outline, &names, out);
+    if let Some(sink) = sink {
+        let reached = above(Input::Stage(sink), &edges.inputs);
+        if !edges.uncertain {
+            check_used(outline, &reached, &cyclic, out);
+        }
+        check_added(outline, &names, &reached, out);
+    }
+    let mut embeddings = vec![None; stages.len()];
+    for (index, stage) in stages.iter().enumerate() {
+        let needs = stage.config.as_ref().is_some_and(StageConfig::needs_embedding);
+        if needs && cyclic.is_empty() && !edges.uncertain {
+            let found = embedding(index, stage, outline, &names, &edges.inputs, out);
+            if let Some(slot) = embeddings.get_mut(index) {
+                *slot = found;
+            }
+        }
+    }
+    if out.len() > before || edges.uncertain {
+        return None;
+    }
+    Some(Graph { order: order(&edges.inputs), inputs: edges.inputs, embeddings, sink: sink? })
+}
+
+fn check_ids(outline: &Outline, out: &mut Diagnostics) {
+    let mut seen: BTreeMap<String, (&Reference, &'static str)> = BTreeMap::new();
+    let sources = outline.sources.iter().map(|source| (source, "source", format!("sources.{}", source.id)));
+    let stages = outline.stages.iter().filter_map(|stage| stage.id.as_ref().map(|id| (id, "stage", format!("{}.id", stage.path))));
+    for (reference, noun, path) in sources.chain(stages) {
+        let Some((first, first_noun)) = seen.insert(reference.id.to_lowercase(), (reference, noun)) else { continue };
+        if noun == "source" && first.id == reference.id {
+            // The table reports a repeated key.
+            continue;
+        }
+        let place = first.position.map(|at| format!(" at {}:{}", at.line, at.column)).unwrap_or_default();
+        let case = if first.id == reference.id { "" } else { ", but for upper and lower case," };
+        let message = format!("the id `{}` is{case} that of the {first_noun}{place}", reference.id);
+        out.add(&path, reference.position, message, Some("give each source and stage an id of its own".into()));
+    }
+}
+
+/// What each id means; the first of a repeated one counts.
+fn names(outline: &Outline) -> BTreeMap<&str, Input> {
+    let mut names = BTreeMap::new();
+    for (index, source) in outline.sources.iter().enumerate() {
+        names.entry(source.id.as_str()).or_insert(Input::Source(index));
+    }
+    for (index, stage) in outline.stages.iter().enumerate() {
+        if let Some(id) = &stage.id {
+            names.entry(id.id.as_str()).or_insert(Input::Stage(index));
+        }
+    }
+    names
+}
+
+/// The meaning of a reference. One that means nothing is reported, and taken for the nearest name in the further checks.
+fn find(reference: &Reference, path: &str, names: &BTreeMap<&str, Input>, stages_only: bool, out: &mut Diagnostics) -> Option<Input> {
+    let wanted = |input: &Input| !stages_only || matches!(input, Input::Stage(_));
+    match names.get(reference.id.as_str()) {
+        Some(input) if wanted(input) => Some(*input),
+        Some(_) => {
+            out.add(path, reference.position, format!("`{}` is a source, not a stage", reference.id), Some("name a stage".into()));
+            None
+        }
+        None => {
+            let candidates: Vec<&str> = names.iter().filter(|(_, input)| wanted(input)).map(|(name, _)| *name).collect();
+            let near = nearest(&reference.id, candidates.iter().copied());
+            let what = if stages_only { "stage" } else { "stage or source" };
+            let hint = match near {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("there are {}", candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+            };
+            out.add(path, reference.position, format!("there is no {what} `{}`", reference.id), Some(hint));
+            near.and_then(|name| names.get(name).copied())
+        }
+    }
+}
+
+fn edges(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics) -> Edges {
+    let mut edges = Edges { inputs: Vec::new(), uncertain: false };
+    for (index, stage) in outline.stages.iter().enumerate() {
+        let mut inputs = Vec::new();
+        match &stage.inputs {
+            Some(named) => {
+                for reference in named {
+                    match find(reference, &format!("{}.input", stage.path), names, false, out) {
+                        Some(input) => inputs.push(input),
+                        None => edges.uncertain = true,
+                    }
+                }
+                edges.uncertain |= named.is_empty();
+            }
+            None if index > 0 => inputs.push(Input::Stage(index - 1)),
+            None => match outline.sources.len() {
+                1 => inputs.push(Input::Source(0)),
+                0 => edges.uncertain = true,
+                _ => {
+                    let path = format!("{}.input", stage.path);
+                    let all: Vec<&str> = outline.sources.iter().map(|source| source.id.as_str()).collect();
+                    let hint = format!("name one, or write `input: [{}]` for all of them", all.join(", "));
+                    out.add(&path, stage.position, "the first stage needs `input`: there are several sources", Some(hint));
+                    edges.uncertain = true;
+                }
+            },
+        }
+        inputs.dedup();
+        edges.inputs.push(inputs);
+    }
+    edges
+}
+
+/// All that stands above `start`, itself included.
+fn above(start: Input, inputs: &[Vec<Input>]) -> BTreeSet<Input> {
+    above_without(start, inputs, None)
+}
+
+/// All that stands above `start` on paths that do not pass the stage `without`.
+fn above_without(start: Input, inputs: &[Vec<Input>], without: Option<usize>) -> BTreeSet<Input> {
+    let mut reached = BTreeSet::from([start]);
+    let mut queue = VecDeque::from([start]);
+    while let Some(input) = queue.pop_front() {
+        let Input::Stage(stage) = input else { continue };
+        for &next in inputs.get(stage).into_iter().flatten() {
+            if without.is_none_or(|without| next != Input::Stage(without)) && reached.insert(next) {
+                queue.push_back(next);
+            }
+        }
+    }
+    reached
+}
+
+/// Reports each cycle once, by its path, and returns the stages that stand on one.
+fn check_cycles(stages: &[StageOutline], inputs: &[Vec<Input>], out: &mut Diagnostics) -> BTreeSet<usize> {
+    let mut cyclic = BTreeSet::new();
+    for start in 0..stages.len() {
+        if cyclic.contains(&start) {
+            continue;
+        }
+        let Some(cycle) = shortest_cycle(start, inputs) else { continue };
+        let name = |index: &usize| stages.get(*index).map_or_else(String::new, |stage| stage.id.as_ref().map_or_else(|| stage.path.clone(), |id| id.id.clone()));
+        let path: Vec<String> = cycle.iter().map(name).collect();
+        let stage = stages.get(start);
+        let place: Option<Position> = stage.and_then(|stage| stage.inputs.iter().flatten().next().map_or(stage.position, |input| input.position));
+        let at = stage.map_or_else(String::new, |stage| format!("{}.input", stage.path));
+        out.add(&at, place, format!("the stages form a cycle: {}", path.join(" -> ")), Some("a stage takes rows of stages above it; change one `input`".into()));
+        cyclic.extend(cycle);
+    }
+    cyclic
+}
+
+/// The shortest way of rows from `start` back to `start`, both ends named.
+fn shortest_cycle(start: usize, inputs: &[Vec<Input>]) -> Option<Vec<usize>> {
+    let mut came_from: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut queue = VecDeque::from([start]);
+    while let Some(stage) = queue.pop_front() {
+        for input in inputs.get(stage).into_iter().flatten() {
+            let Input::Stage(next) = *input else { continue };
+            if next == start {
+                // Walked against the rows: from the last stage found back to the start is the way of the rows.
+                let mut path = vec![start, stage];
+                let mut at = stage;
+                while at != start {
+                    at = *came_from.get(&at)?;
+                    path.push(at);
+                }
+                return Some(path);
+            }
+            if let std::collections::btree_map::Entry::Vacant(slot) = came_from.entry(next) {
+                slot.insert(stage);
+                queue.push_back(next);
+            }
+        }
+    }
+    None
+}
+
+fn sink(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics) -> Option<usize> {
+    match &outline.sink.as_ref()?.input {
+        None => outline.stages.len().checked_sub(1),
+        Some(reference) => match find(reference, "sink.input", names, true, out)? {
+            Input::Stage(stage) => Some(stage),
+            Input::Source(_) => None,
+        },
+    }
+}
+
+fn check_used(outline: &Outline, reached: &BTreeSet<Input>, cyclic: &BTreeSet<usize>, out: &mut Diagnostics) {
+    for (index, source) in outline.sources.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Source(*index))) {
+        let hint = format!("name it as an `input`, or remove it; a stage takes `input: [..., {}]`", source.id);
+        // A repeated id is reported as such.
+        if outline.sources.iter().take(index).all(|earlier| earlier.id != source.id) {
+            out.add(&format!("sources.{}", source.id), source.position, format!("the source `{}` is unused", source.id), Some(hint));
+        }
+    }
+    for (index, stage) in outline.stages.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Stage(*index))) {
+        let repeated = stage.id.as_ref().is_some_and(|id| outline.stages.iter().take(index).any(|earlier| earlier.id.as_ref().is_some_and(|other| other.id == id.id)));
+        if !cyclic.contains(&index) && !repeated {
+            let message = "the stage leads nowhere: its rows do not reach the sink";
+            out.add(&stage.path, stage.position, message, Some("name it as an `input` below, or remove it".into()));
+        }
+    }
+}
+
+fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTreeSet<Input>, out: &mut Diagnostics) {
+    let mut seen = BTreeSet::new();
+    for (place, reference) in outline.sink.iter().flat_map(|sink| &sink.add).enumerate() {
+        let path = format!("sink.parquet.add[{place}]");
+        if !seen.insert(&reference.id) {
+            out.add(&path, reference.position, format!("`{}` is given twice", reference.id), Some("remove one of the two".into()));
+        }
+        let Some(Input::Stage(index)) = find(reference, &path, names, true, out) else { continue };
+        let Some(stage) = outline.stages.get(index) else { continue };
+        if stage.config.as_ref().is_some_and(|config| !config.makes_column()) {
+            let message = format!("the stage `{}` makes no column", reference.id);
+            out.add(&path, reference.position, message, Some("name an `embed` stage".into()));
+        } else if !reached.contains(&Input::Stage(index)) {
+            let message = format!("the rows of `{}` do not reach the sink", reference.id);
+            out.add(&path, reference.position, message, Some("name a stage above the sink".into()));
+        }
+    }
+}
+
+/// The embed stage whose vectors the stage `index` compares: the one that it names, else the nearest above.
+fn embedding(
+    index: usize,
+    stage: &StageOutline,
+    outline: &Outline,
+    names: &BTreeMap<&str, Input>,
+    inputs: &[Vec<Input>],
+    out: &mut Diagnostics,
+) -> Option<usize> {
+    let makes = |stage: &usize| outline.stages.get(*stage).is_some_and(|stage| matches!(stage.config, Some(StageConfig::Embed(_))));
+    let id = |stage: usize| outline.stages.get(stage).and_then(|stage| stage.id.as_ref()).map_or("", |id| id.id.as_str());
+    let path = format!("{}.embedding", stage.path);
+    let position = stage.embedding_position.or(stage.position);
+    let reached = above(Input::Stage(index), inputs);
+    let embeds: Vec<usize> = (0..outline.stages.len()).filter(makes).filter(|embed| *embed != index && reached.contains(&Input::Stage(*embed))).collect();
+    let found = match stage.config.as_ref().and_then(StageConfig::embedding).map(StageId::as_str) {
+        Some(named) => {
+            let reference = Reference { id: named.to_owned(), position };
+            let Input::Stage(found) = find(&reference, &path, names, true, out)? else { return None };
+            if !makes(&found) {
+                let hint = match embeds.first() {
+                    Some(near) => format!("did you mean `{}`?", id(*near)),
+                    None => "name an `embed` stage".to_owned(),
+                };
+                out.add(&path, position, format!("the stage `{named}` makes no vectors"), Some(hint));
+                return None;
+            }
+            if !embeds.contains(&found) {
+                out.add(&path, position, format!("the stage `{named}` does not stand above"), Some("take its rows as an `input`, or name another".into()));
+                return None;
+            }
+            found
+        }
+        None => {
+            let nearest = nearest_above(index, inputs, &makes);
+            match nearest.as_slice() {
+                [] => {
+                    let hint = "put `- {id: vectors, embed: {model: builtin}}` above it, or `embed: {from: COLUMN}` for vectors that the shards have";
+                    out.add(&stage.path, stage.position, "the stage compares vectors, and no stage above it makes any", Some(hint.into()));
+                    return None;
+                }
+                [only] => *only,
+                [first, ..] => {
+                    let all: Vec<String> = nearest.iter().map(|embed| format!("`{}`", id(*embed))).collect();
+                    let message = format!("the embed stages {} are equally near", all.join(" and "));
+                    out.add(&path, position, message, Some(format!("say which one is meant: `embedding: {}`", id(*first))));
+                    return None;
+                }
+            }
+        }
+    };
+    // Rows that come by another way would have no vector.
+    let around = above_without(Input::Stage(index), inputs, Some(found));
+    if let Some(source) = around.iter().find_map(|input| if let Input::Source(source) = input { outline.sources.get(*source) } else { None }) {
+        let message = format!("rows of the source `{}` reach the stage without passing `{}`, and would have no vector", source.id, id(found));
+        out.add(&stage.path, stage.position, message, Some(format!("put `{}` above the place where the rows part", id(found))));
+        return None;
+    }
+    Some(found)
+}
+
+/// The embed stages above `start` at the smallest distance in edges, in file order.
+fn nearest_above(start: usize, inputs: &[Vec<Input>], makes: &impl Fn(&usize) -> bool) -> Vec<usize> {
+    let mut seen = BTreeSet::from([start]);
+    let mut ring = BTreeSet::from([start]);
+    loop {
+        let stages = ring.iter().filter_map(|stage| inputs.get(*stage)).flatten();
+        let next: BTreeSet<usize> = stages.filter_map(|input| if let Input::Stage(stage) = input { Some(*stage) } else { None }).collect();
+        ring = next.into_iter().filter(|stage| seen.insert(*stage)).collect();
+        let found: Vec<usize> = ring.iter().copied().filter(|stage| makes(stage)).collect();
+        if !found.is_empty() || ring.is_empty() {
+            return found;
+        }
+    }
+}
+
+/// Each stage behind its inputs, the earliest of the file first. The graph has no cycle.
+fn order(inputs: &[Vec<Input>]) -> Vec<usize> {
+    let mut order: Vec<usize> = Vec::with_capacity(inputs.len());
+    let mut done = BTreeSet::new();
+    while let Some(next) = (0..inputs.len()).find(|stage| {
+        let ready = |input: &Input| match input {
+            Input::Source(_) => true,
+            Input::Stage(stage) => done.contains(stage),
+        };
+        !done.contains(stage) && inputs.get(*stage).is_some_and(|inputs| inputs.iter().all(ready))
+    }) {
+        done.insert(next);
+        order.push(next);
+    }
+    order
+}
