@@ -183,7 +183,11 @@ impl Builder {
             Event::DocumentStart(..) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    return self.stop(position, "there is a second document in the file", Some("a file holds one pipeline: remove `---` and what follows it"));
+                    return self.stop(
+                        position,
+                        "there is a second document in the file",
+                        Some("a file holds one pipeline: remove `---` and what follows it"),
+                    );
                 }
             }
             Event::Scalar(text, style, anchor, tag) => {

@@ -112,7 +112,11 @@ pub struct Sink {
 }
 
 const PARQUET_SOURCE: &[Field] = &[
-    required("uri", Shape::Path, "A Parquet file, a folder of such files, or a glob such as `data/**/*.parquet`; relative to the pipeline file."),
+    required(
+        "uri",
+        Shape::Path,
+        "A Parquet file, a folder of such files, or a glob such as `data/**/*.parquet`; relative to the pipeline file.",
+    ),
     optional("text", Shape::Text, "The column that stages mean by `text`."),
     optional("id", Shape::Text, "The column that names a row in lineage; it need not be unique."),
 ];
@@ -142,7 +146,12 @@ const PARQUET_SINK: &[Field] = &[
         Presence::Text("data"),
         "`data`: the kept rows. `dropped`: the dropped rows, for review. `both`. `annotate`: all rows, with the decision in added `trommel_*` columns.",
     ),
-    defaulted("compression", Shape::Compression, Presence::Text("zstd(3)"), "The codec of the pages that are written: `zstd(LEVEL)`, 1 to 22."),
+    defaulted(
+        "compression",
+        Shape::Compression,
+        Presence::Text("zstd(3)"),
+        "The codec of the pages that are written: `zstd(LEVEL)`, 1 to 22.",
+    ),
     optional("row_group_rows", Shape::Int { min: 1, max: 1 << 24 }, "Rows of a row group at most; by default those of the input."),
     defaulted("add", Shape::List(&Shape::Id), Presence::EmptyList, "Ids of stages whose made columns (vectors) are added to the output."),
 ];
@@ -175,10 +184,18 @@ pub const ROOT: &[Field] = &[
     required("version", Shape::Int { min: 1, max: i64::MAX }, "The version of the file's format: 1."),
     required("name", Shape::Id, "The pipeline's name: a letter, then letters, digits and `_`."),
     required("sources", Shape::Named(&SOURCE), "The sources by id; rows are ordered by source as written, then shard path, then row."),
-    required("stages", Shape::Identified(&STAGE), "The stages: a list of maps with `id`, `input` where it is needed, and exactly one stage kind."),
+    required(
+        "stages",
+        Shape::Identified(&STAGE),
+        "The stages: a list of maps with `id`, `input` where it is needed, and exactly one stage kind.",
+    ),
     required("sink", SINK, "Where the dataset goes."),
     optional("state", Shape::Map(FOLDER), "The folder of the persistent state; present: the run is incremental."),
-    optional("work", Shape::Map(FOLDER), "The folder of artefacts, journal and spill; deleting it changes time, never a result. Default: `.trommel/NAME/`."),
+    optional(
+        "work",
+        Shape::Map(FOLDER),
+        "The folder of artefacts, journal and spill; deleting it changes time, never a result. Default: `.trommel/NAME/`.",
+    ),
 ];
 
 /// The shape of the pipeline file.
@@ -301,10 +318,20 @@ pub fn read(text: impl AsRef<[u8]>, file: &Path, sets: &[(String, String)], out:
         _ => {}
     }
     if fields.node("sources").and_then(Node::entries).is_some_and(<[_]>::is_empty) {
-        fields.problem(out, "sources", "there is no source", Some("name one, such as `corpus: {parquet: {uri: \"data/*.parquet\"}}`".into()));
+        fields.problem(
+            out,
+            "sources",
+            "there is no source",
+            Some("name one, such as `corpus: {parquet: {uri: \"data/*.parquet\"}}`".into()),
+        );
     }
     if fields.is_empty_list("stages") {
-        fields.problem(out, "stages", "there is no stage", Some("give at least one, such as `- {id: exact, exact_dedup: {columns: [text]}}`".into()));
+        fields.problem(
+            out,
+            "stages",
+            "there is no stage",
+            Some("give at least one, such as `- {id: exact, exact_dedup: {columns: [text]}}`".into()),
+        );
     }
     let pipeline = if out.len() == before { pipeline(&fields, &outline, file) } else { None };
     Draft { outline, pipeline }
@@ -322,7 +349,9 @@ fn references(fields: &Fields<'_>, key: &str) -> Vec<Reference> {
     node.elements()
         .unwrap_or(one)
         .iter()
-        .filter_map(|element| element.text().filter(|id| check_id(id).is_ok()).map(|id| Reference { id: id.to_owned(), position: element.position }))
+        .filter_map(|element| {
+            element.text().filter(|id| check_id(id).is_ok()).map(|id| Reference { id: id.to_owned(), position: element.position })
+        })
         .collect()
 }
 
@@ -334,7 +363,8 @@ fn outline(root: &Node, out: &mut Diagnostics) -> Outline {
         .map(|(key, _)| Reference { id: key.name.clone(), position: key.position })
         .collect();
     let stages = root.get("stages").and_then(Node::elements).unwrap_or_default();
-    let stages: Vec<StageOutline> = stages.iter().enumerate().filter(|(_, node)| node.entries().is_some()).map(|(index, node)| stage(index, node, out)).collect();
+    let stages: Vec<StageOutline> =
+        stages.iter().enumerate().filter(|(_, node)| node.entries().is_some()).map(|(index, node)| stage(index, node, out)).collect();
     let sink = root.get("sink").filter(|node| node.entries().is_some()).map(|node| {
         let fields = Fields::new(node, &[], "sink");
         let parquet = node.get("parquet").map(|node| Fields::new(node, PARQUET_SINK, "sink.parquet"));
@@ -375,7 +405,12 @@ fn paths(root: &Node, stages: &[StageOutline]) -> Vec<DeclaredPath> {
             && let ModelSource::Files { path, tokenizer, .. } = &text.model
         {
             for uri in [path, tokenizer] {
-                paths.push(DeclaredPath { role: Role::Model, path: format!("{}.model", stage.path), uri: uri.clone(), position: stage.position });
+                paths.push(DeclaredPath {
+                    role: Role::Model,
+                    path: format!("{}.model", stage.path),
+                    uri: uri.clone(),
+                    position: stage.position,
+                });
             }
         }
     }
@@ -431,7 +466,12 @@ fn pipeline(fields: &Fields<'_>, outline: &Outline, file: &Path) -> Option<Pipel
             // Several sources and no `input`: the graph's checks report it.
             (None, None, _) => Vec::new(),
         };
-        stages.push(StageEntry { id: StageId::new(&stage.id.as_ref()?.id), position: stage.position, inputs, config: stage.config.clone()? });
+        stages.push(StageEntry {
+            id: StageId::new(&stage.id.as_ref()?.id),
+            position: stage.position,
+            inputs,
+            config: stage.config.clone()?,
+        });
     }
     let sink = fields.node("sink")?;
     let parquet = Fields::new(sink.get("parquet")?, PARQUET_SINK, "");
@@ -496,8 +536,11 @@ impl Pipeline {
     #[must_use]
     pub fn canonical(&self) -> Value {
         let ids = |ids: &[StageId]| ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<String>>();
-        let sources: Vec<Value> =
-            self.sources.iter().map(|source| json!({"id": source.id.as_str(), "id_column": source.id_column, "text": source.text})).collect();
+        let sources: Vec<Value> = self
+            .sources
+            .iter()
+            .map(|source| json!({"id": source.id.as_str(), "id_column": source.id_column, "text": source.text}))
+            .collect();
         let stages: Vec<Value> = self
             .stages
             .iter()

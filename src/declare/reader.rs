@@ -226,7 +226,9 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
                 refuse(format!("unknown value `{}`", shown(word)), Some(hint));
             }
         }
-        (Shape::Text | Shape::Sql, Value::Text(text)) if text.trim().is_empty() => refuse(format!("expected {}, found an empty text", describe(shape)), None),
+        (Shape::Text | Shape::Sql, Value::Text(text)) if text.trim().is_empty() => {
+            refuse(format!("expected {}, found an empty text", describe(shape)), None)
+        }
         (Shape::Text | Shape::Sql, Value::Text(_)) => {}
         (Shape::Path, Value::Text(text)) => {
             if text.trim().is_empty() {
@@ -245,7 +247,9 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
                 refuse(message, hint);
             }
         }
-        (Shape::Bytes, Value::Int(value)) => refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}MiB`"))),
+        (Shape::Bytes, Value::Int(value)) => {
+            refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}MiB`")))
+        }
         (Shape::Compression, Value::Text(text)) => {
             if parse_compression(text).is_none() {
                 refuse(format!("expected {}, found the text `{}`", describe(shape), shown(text)), Some("write `zstd(3)`".into()));
@@ -262,8 +266,12 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
 
 fn wrong_type(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
     let hint = match (shape, &node.value) {
-        (shape, Value::Int(_) | Value::Float(_) | Value::Bool(_)) if is_textual(shape) => Some("put it in quotes to make it a text".to_owned()),
-        (Shape::Int { .. } | Shape::Float { .. }, Value::Text(text)) if text.parse::<f64>().is_ok() => Some("remove the quotes to make it a number".to_owned()),
+        (shape, Value::Int(_) | Value::Float(_) | Value::Bool(_)) if is_textual(shape) => {
+            Some("put it in quotes to make it a text".to_owned())
+        }
+        (Shape::Int { .. } | Shape::Float { .. }, Value::Text(text)) if text.parse::<f64>().is_ok() => {
+            Some("remove the quotes to make it a number".to_owned())
+        }
         (Shape::Bool, Value::Text(word)) => match word.to_ascii_lowercase().as_str() {
             "yes" | "on" | "y" | "true" => Some("write `true`".to_owned()),
             "no" | "off" | "n" | "false" => Some("write `false`".to_owned()),
@@ -372,7 +380,10 @@ pub fn parse_bytes(text: &str) -> Result<u64, Refusal> {
             "t" | "tb" | "tib" => Some("TiB"),
             _ => None,
         };
-        return Err((format!("unknown unit `{}`", shown(unit)), near.map_or_else(general, |near| Some(format!("did you mean `{count}{near}`?")))));
+        return Err((
+            format!("unknown unit `{}`", shown(unit)),
+            near.map_or_else(general, |near| Some(format!("did you mean `{count}{near}`?"))),
+        ));
     };
     match count.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << shift)).filter(|bytes| i64::try_from(*bytes).is_ok()) {
         Some(0) => Err(("the size is zero".into(), None)),
@@ -528,7 +539,11 @@ impl<'a> Fields<'a> {
     pub fn refuse_repeats(&self, out: &mut Diagnostics, key: &str, words: &[String]) {
         for (index, word) in words.iter().enumerate() {
             if words.iter().take(index).any(|earlier| earlier == word) {
-                let position = self.node(key).and_then(Node::elements).and_then(|elements| elements.get(index)).map_or(self.position(key), |node| node.position);
+                let position = self
+                    .node(key)
+                    .and_then(Node::elements)
+                    .and_then(|elements| elements.get(index))
+                    .map_or(self.position(key), |node| node.position);
                 let path = format!("{}[{index}]", join(&self.path, key));
                 out.add(&path, position, format!("`{}` is given twice", shown(word)), Some("remove one of the two".into()));
             }

@@ -73,7 +73,9 @@ fn descend<'t>(node: &'t mut Node, shape: &'static Shape, steps: &[&str]) -> Res
         Shape::Identified(inner) => {
             let names: Vec<String> =
                 node.elements().unwrap_or_default().iter().enumerate().map(|(index, child)| element_path("", index, child)).collect();
-            let Some(index) = names.iter().position(|name| name == step) else { return Err(unknown(step, names.iter().map(String::as_str))) };
+            let Some(index) = names.iter().position(|name| name == step) else {
+                return Err(unknown(step, names.iter().map(String::as_str)));
+            };
             match element(node, index) {
                 Some(child) => descend(child, inner, rest),
                 None => Err(unknown(step, names.iter().map(String::as_str))),

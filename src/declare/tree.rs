@@ -94,7 +94,11 @@ impl Node {
 pub fn shown(text: &str) -> String {
     const LONGEST: usize = 60;
     let redacted = redact(text);
-    let mut short: String = redacted.chars().take(LONGEST).flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect();
+    let mut short: String = redacted
+        .chars()
+        .take(LONGEST)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect();
     if redacted.chars().nth(LONGEST).is_some() {
         short.push_str("...");
     }

@@ -30,6 +30,10 @@ impl Checked {
         overlap::check(&draft.outline.paths, &model::folder(file), file, root, &mut out);
         match (draft.pipeline, graph) {
             (Some(pipeline), Some(graph)) if out.is_empty() => Ok(Self { pipeline, graph }),
+            _ if out.is_empty() => {
+                out.add("", None, "the pipeline could not be read, although no problem was found: this is a bug of this program", None);
+                Err(out)
+            }
             _ => Err(out),
         }
     }

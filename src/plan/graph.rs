@@ -225,12 +225,20 @@ fn check_cycles(stages: &[StageOutline], inputs: &[Vec<Input>], out: &mut Diagno
             continue;
         }
         let Some(cycle) = shortest_cycle(start, inputs) else { continue };
-        let name = |index: &usize| stages.get(*index).map_or_else(String::new, |stage| stage.id.as_ref().map_or_else(|| stage.path.clone(), |id| id.id.clone()));
+        let name = |index: &usize| {
+            stages.get(*index).map_or_else(String::new, |stage| stage.id.as_ref().map_or_else(|| stage.path.clone(), |id| id.id.clone()))
+        };
         let path: Vec<String> = cycle.iter().map(name).collect();
         let stage = stages.get(start);
-        let place: Option<Position> = stage.and_then(|stage| stage.inputs.iter().flatten().next().map_or(stage.position, |input| input.position));
+        let place: Option<Position> =
+            stage.and_then(|stage| stage.inputs.iter().flatten().next().map_or(stage.position, |input| input.position));
         let at = stage.map_or_else(String::new, |stage| format!("{}.input", stage.path));
-        out.add(&at, place, format!("the stages form a cycle: {}", path.join(" -> ")), Some("a stage takes rows of stages above it; change one `input`".into()));
+        out.add(
+            &at,
+            place,
+            format!("the stages form a cycle: {}", path.join(" -> ")),
+            Some("a stage takes rows of stages above it; change one `input`".into()),
+        );
         cyclic.extend(cycle);
     }
     cyclic
@@ -281,7 +289,10 @@ fn check_used(outline: &Outline, reached: &BTreeSet<Input>, cyclic: &BTreeSet<us
         }
     }
     for (index, stage) in outline.stages.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Stage(*index))) {
-        let repeated = stage.id.as_ref().is_some_and(|id| outline.stages.iter().take(index).any(|earlier| earlier.id.as_ref().is_some_and(|other| other.id == id.id)));
+        let repeated = stage
+            .id
+            .as_ref()
+            .is_some_and(|id| outline.stages.iter().take(index).any(|earlier| earlier.id.as_ref().is_some_and(|other| other.id == id.id)));
         if !cyclic.contains(&index) && !repeated {
             let message = "the stage leads nowhere: its rows do not reach the sink";
             out.add(&stage.path, stage.position, message, Some("name it as an `input` below, or remove it".into()));
@@ -322,7 +333,8 @@ fn embedding(
     let path = format!("{}.embedding", stage.path);
     let position = stage.embedding_position.or(stage.position);
     let reached = above(Input::Stage(index), inputs);
-    let embeds: Vec<usize> = (0..outline.stages.len()).filter(makes).filter(|embed| *embed != index && reached.contains(&Input::Stage(*embed))).collect();
+    let embeds: Vec<usize> =
+        (0..outline.stages.len()).filter(makes).filter(|embed| *embed != index && reached.contains(&Input::Stage(*embed))).collect();
     let found = match stage.config.as_ref().and_then(StageConfig::embedding).map(StageId::as_str) {
         Some(named) => {
             let reference = Reference { id: named.to_owned(), position };
@@ -336,7 +348,12 @@ fn embedding(
                 return None;
             }
             if !embeds.contains(&found) {
-                out.add(&path, position, format!("the stage `{named}` does not stand above"), Some("take its rows as an `input`, or name another".into()));
+                out.add(
+                    &path,
+                    position,
+                    format!("the stage `{named}` does not stand above"),
+                    Some("take its rows as an `input`, or name another".into()),
+                );
                 return None;
             }
             found
@@ -361,8 +378,11 @@ fn embedding(
     };
     // Rows that come by another way would have no vector.
     let around = above_without(Input::Stage(index), inputs, Some(found));
-    if let Some(source) = around.iter().find_map(|input| if let Input::Source(source) = input { outline.sources.get(*source) } else { None }) {
-        let message = format!("rows of the source `{}` reach the stage without passing `{}`, and would have no vector", source.id, id(found));
+    if let Some(source) =
+        around.iter().find_map(|input| if let Input::Source(source) = input { outline.sources.get(*source) } else { None })
+    {
+        let message =
+            format!("rows of the source `{}` reach the stage without passing `{}`, and would have no vector", source.id, id(found));
         out.add(&stage.path, stage.position, message, Some(format!("put `{}` above the place where the rows part", id(found))));
         return None;
     }

@@ -123,7 +123,12 @@ pub const FIELDS: &[Field] = &[
     ),
     optional("from", Shape::Text, "Take the vectors of this column instead of running a model."),
     defaulted("column", Shape::Text, Presence::Text("text"), "The text column that the model reads; `text` names the source's role."),
-    defaulted("max_tokens", Shape::Int { min: 1, max: 65_536 }, Presence::Int(256), "Tokens of a text at most, special tokens included; the rest is cut off."),
+    defaulted(
+        "max_tokens",
+        Shape::Int { min: 1, max: 65_536 },
+        Presence::Int(256),
+        "Tokens of a text at most, special tokens included; the rest is cut off.",
+    ),
     defaulted("batch_tokens", Shape::Int { min: 1, max: 1 << 24 }, Presence::Int(4096), "Tokens of a batch at most, padding included."),
     defaulted(
         "provider",

@@ -64,7 +64,12 @@ impl ExactDedupConfig {
         fields.refuse_repeats(out, "normalize", &words);
         let normalize: Vec<Normalize> = words.iter().filter_map(|word| Normalize::from_word(word)).collect();
         if normalize.contains(&Normalize::Nfc) && normalize.contains(&Normalize::Nfkc) {
-            fields.problem(out, "normalize", "`nfc` and `nfkc` exclude each other", Some("`nfkc` does all that `nfc` does: remove `nfc`".into()));
+            fields.problem(
+                out,
+                "normalize",
+                "`nfc` and `nfkc` exclude each other",
+                Some("`nfkc` does all that `nfc` does: remove `nfc`".into()),
+            );
         }
         Self { columns, normalize, keep: Keep::read(fields) }
     }

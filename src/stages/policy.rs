@@ -59,7 +59,12 @@ impl Keep {
     /// The keys of `keep: {by, order}`.
     pub const BY: &'static [Field] = &[
         required("by", Shape::Text, "The column whose value decides."),
-        defaulted("order", Shape::Choice(Order::WORDS), Presence::Text("asc"), "`asc` keeps the smallest value, `desc` the greatest; nulls come last."),
+        defaulted(
+            "order",
+            Shape::Choice(Order::WORDS),
+            Presence::Text("asc"),
+            "`asc` keeps the smallest value, `desc` the greatest; nulls come last.",
+        ),
     ];
 
     /// Reads the key `keep`; `First` where it cannot be read (the problem is reported by the table).

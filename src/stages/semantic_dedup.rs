@@ -74,11 +74,21 @@ pub const FIELDS: &[Field] = &[
         Presence::Text("first"),
         "The order in which rows are visited: the corpus's, `hard` (farthest from the centroid first), `easy` (nearest first), `random`, or by a column.",
     ),
-    defaulted("on_equal", Shape::Choice(OnEqual::WORDS), Presence::Text("keep"), "What a pair at exactly epsilon is: `keep` no duplicate, `drop` a duplicate."),
+    defaulted(
+        "on_equal",
+        Shape::Choice(OnEqual::WORDS),
+        Presence::Text("keep"),
+        "What a pair at exactly epsilon is: `keep` no duplicate, `drop` a duplicate.",
+    ),
     defaulted("k", Clusters::SHAPE, Presence::Text("auto"), "Clusters inside which rows are compared; `auto` is 1 below 20,000 rows."),
     policy::ITERATIONS,
     policy::SEED,
-    defaulted("report", Shape::List(&EPSILON), Presence::EmptyList, "Further values of epsilon whose counts are reported from the same pass."),
+    defaulted(
+        "report",
+        Shape::List(&EPSILON),
+        Presence::EmptyList,
+        "Further values of epsilon whose counts are reported from the same pass.",
+    ),
     policy::ON_BAD_VECTOR,
 ];
 

@@ -68,7 +68,9 @@ fn split(folder: &Path, written: &str) -> Result<(PathBuf, Option<String>)> {
             literal.push(part);
         } else if !matches!(part, "" | ".") {
             if part == ".." {
-                return Err(Error::usage(format!("`..` stands behind a wildcard path=`{}`", redact(written))).hint("write the path without it"));
+                return Err(
+                    Error::usage(format!("`..` stands behind a wildcard path=`{}`", redact(written))).hint("write the path without it")
+                );
             }
             pattern.push(part);
         }
@@ -281,7 +283,17 @@ mod tests {
 
     #[test]
     fn what_is_not_a_local_path_is_refused_without_its_secrets() {
-        for written in ["s3://key:canary@bucket/a", "gs://b/a?X-Goog=canary", "file://host/share", "file:///a%zz", "file:///a%00", "~/data", "a/*/../b", "a/**b", "a/[b"] {
+        for written in [
+            "s3://key:canary@bucket/a",
+            "gs://b/a?X-Goog=canary",
+            "file://host/share",
+            "file:///a%zz",
+            "file:///a%00",
+            "~/data",
+            "a/*/../b",
+            "a/**b",
+            "a/[b",
+        ] {
             let error = resolve(Path::new("/p"), written).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{written}");
             assert!(!error.report().contains("canary"), "{}", error.report());
