@@ -3,3 +3,4 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod random;
+pub mod vector;
