@@ -1,0 +1,6 @@
+//! Selectors: which rows a budget keeps.
+
+pub mod budget;
+pub mod prototypes;
+
+pub use budget::Budget;
