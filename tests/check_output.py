@@ -1,0 +1,405 @@
+"""An independent check of what `trommel run` leaves: nothing here is shared with the program.
+
+usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...]        (pip install pyarrow blake3)
+
+Without --inputs the shards are looked for where run.json says that they were. Checked:
+
+* every file of data/ and lineage/ stands in manifest.json with its BLAKE3, length and rows, and nothing else lies there; inputs too;
+* every input row stands once in the lineage; kept + dropped + rejected = input, shard by shard, and the counts in the manifest agree;
+* data/ holds exactly the kept rows, in order, all columns equal to the input's, with the input's schema and metadata;
+* every `kept_*` names a kept row, or one that a later stage dropped; chains end in a row that is kept, filtered or not selected;
+* `copies`, `doc_id` and `kept_doc_id` are right;
+* rows called exact duplicates are equal after the stage's normalisation, done again here; where the pipeline is one line of stages, each
+  group of equal rows that reached the stage lost all rows but one, and under `keep: first` the first stayed;
+* scores of semantic duplicates are within epsilon.
+
+Prints one line a check and ends with 1 if any failed.
+"""
+
+import argparse
+import collections
+import glob
+import json
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import blake3
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+WILDCARD = re.compile(r"[*?\[{]")
+WHITE_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+REASONS = {"filter": "filtered", "sample": "not_selected", "exact_dedup": "exact_duplicate"}
+REASONS |= {"semantic_dedup": "semantic_duplicate", "prototypes": "not_selected"}
+LINEAGE = pa.schema(
+    [
+        ("source", pa.utf8()),
+        ("shard", pa.utf8()),
+        ("row", pa.uint64()),
+        ("doc_id", pa.utf8()),
+        ("decision", pa.utf8()),
+        ("stage", pa.utf8()),
+        ("reason", pa.utf8()),
+        ("kept_source", pa.utf8()),
+        ("kept_shard", pa.utf8()),
+        ("kept_row", pa.uint64()),
+        ("kept_doc_id", pa.utf8()),
+        ("kept_run_id", pa.utf8()),
+        ("score", pa.float64()),
+        ("copies", pa.uint64()),
+        ("detail", pa.utf8()),
+        ("run_id", pa.utf8()),
+    ]
+)
+
+
+class Check:
+    """Collects failures; each named check prints one line."""
+
+    def __init__(self):
+        self.failed = 0
+        self.found = []
+
+    def expect(self, truth, message):
+        """Notes a failure of the check that is under way."""
+        if not truth:
+            self.found.append(message)
+        return truth
+
+    def close(self, title):
+        """Prints the check's line and, where it failed, its first failures."""
+        print(f"{'FAILED' if self.found else 'ok':6} {title}")
+        for message in self.found[:10]:
+            print(f"         {message}")
+        if len(self.found) > 10:
+            print(f"         and {len(self.found) - 10} more")
+        self.failed += bool(self.found)
+        self.found = []
+
+
+def digest(path):
+    """BLAKE3 of a file, in hex."""
+    return blake3.blake3(path.read_bytes()).hexdigest()
+
+
+def plain(column):
+    """A column's values; a dictionary is decoded."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return column.to_pylist()
+
+
+def normalise(text, steps):
+    """The steps of `exact_dedup.normalize`, each as the pipeline file describes it."""
+    if not isinstance(text, str):
+        return text
+    for step in steps:
+        if step in ("nfc", "nfkc"):
+            text = unicodedata.normalize(step.upper(), text)
+        elif step == "lowercase":
+            text = text.lower()
+        elif step == "collapse_whitespace":
+            text = WHITE_SPACE.sub(" ", text).strip(" ")
+        elif step == "strip_punctuation":
+            text = "".join(c for c in text if not unicodedata.category(c).startswith("P"))
+        else:
+            raise SystemExit(f"no such step of normalisation: {step}")
+    return text
+
+
+class Plan:
+    """The stages of the manifest's plan, in file order, with what stands below what."""
+
+    def __init__(self, manifest):
+        plan = manifest["plan"]
+        self.sources = {source["name"]: source for source in plan["sources"]}
+        self.stages = {stage["id"]: stage for stage in plan["stages"]}
+        self.below = {name: set() for name in self.stages}
+        for name, stage in reversed(list(self.stages.items())):
+            for above in stage["inputs"]:
+                if above in self.below:
+                    self.below[above] |= {name} | self.below[name]
+        self.line = len(self.sources) == 1 and all(len(s["inputs"]) == 1 for s in self.stages.values())
+        self.line = self.line and all(len(self.below[n]) == len(self.stages) - i - 1 for i, n in enumerate(self.stages))
+
+    def column(self, source, name):
+        """The column that a name or a role means in a source."""
+        return self.sources[source].get(name) or name if name in ("text", "id") else name
+
+    def reached(self, row, stage):
+        """Whether the row of this lineage came to the stage; for one line of stages only."""
+        order = list(self.stages)
+        return row["stage"] is None or order.index(row["stage"]) >= order.index(stage)
+
+
+def input_files(options, manifest, run):
+    """Path of each input shard by (source, shard)."""
+    files = {}
+    if options.inputs:
+        names = sorted({shard["source"] for shard in manifest["inputs"]})
+        for given in options.inputs:
+            name, pattern = given.split("=", 1) if "=" in given else (names[0], given)
+            parts = Path(pattern).parts
+            fixed = next((i for i, part in enumerate(parts) if WILDCARD.search(part)), len(parts) - 1)
+            base = Path(*parts[:fixed])
+            for path in sorted(glob.glob(pattern, recursive=True)):
+                files[name, Path(path).relative_to(base).as_posix()] = Path(path)
+    else:
+        folders = run["folders"]["sources"]
+        for shard in manifest["inputs"]:
+            files[shard["source"], shard["shard"]] = Path(folders[shard["source"]]) / shard["shard"]
+    return files
+
+
+def check_files(check, out, manifest):
+    """Hashes, lengths and rows of outputs."""
+    listed = {entry["path"]: entry for entry in manifest["outputs"]}
+    present = {p.relative_to(out).as_posix() for folder in ("data", "lineage") for p in (out / folder).rglob("*") if p.is_file()}
+    check.expect(set(listed) == present, f"listed and present files differ: {sorted(set(listed) ^ present)[:5]}")
+    for name in sorted(set(listed) & present):
+        entry, path = listed[name], out / name
+        check.expect(entry["bytes"] == path.stat().st_size, f"{name}: length")
+        check.expect(entry["blake3"] == digest(path), f"{name}: BLAKE3")
+        check.expect(entry["rows"] == pq.read_metadata(path).num_rows, f"{name}: rows")
+    check.close(f"{len(listed)} output files as in the manifest")
+
+
+def check_inputs(check, manifest, files):
+    """Hashes, lengths and rows of inputs."""
+    for shard in manifest["inputs"]:
+        path = files.get((shard["source"], shard["shard"]))
+        if check.expect(path is not None and path.is_file(), f"{shard['source']} {shard['shard']}: not found"):
+            check.expect(shard["blake3"] == digest(path), f"{shard['shard']}: BLAKE3")
+            check.expect(shard["bytes"] == path.stat().st_size, f"{shard['shard']}: length")
+            check.expect(shard["rows"] == pq.read_metadata(path).num_rows, f"{shard['shard']}: rows")
+    unread = set(files) - {(s["source"], s["shard"]) for s in manifest["inputs"]}
+    check.expect(not unread, f"shards that the run did not read: {sorted(unread)[:5]}")
+    check.close(f"{len(manifest['inputs'])} input shards as in the manifest")
+
+
+def read_lineage(check, out):
+    """All lineage rows as dictionaries, in file order."""
+    paths = sorted((out / "lineage").rglob("*.parquet"))
+    tables = []
+    for path in paths:
+        table = pq.ParquetFile(path).read()
+        got = [(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in table.schema]
+        check.expect(got == [(f.name, f.type) for f in LINEAGE], f"{path.name}: columns {got}")
+        tables.append(table)
+    check.close(f"schema of {len(paths)} lineage files")
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def check_conservation(check, manifest, lineage):
+    """Each input row once, and the counts."""
+    by_shard = collections.defaultdict(list)
+    for row in lineage:
+        by_shard[row["source"], row["shard"]].append(row)
+    shards = {(s["source"], s["shard"]): s for s in manifest["inputs"]}
+    check.expect(set(by_shard) <= set(shards), f"lineage of unknown shards: {sorted(set(by_shard) - set(shards))[:5]}")
+    for key, shard in shards.items():
+        numbers = sorted(row["row"] for row in by_shard[key])
+        check.expect(numbers == list(range(shard["rows"])), f"{key}: {len(numbers)} lineage rows for {shard['rows']} rows")
+    check.close(f"each of {sum(s['rows'] for s in shards.values())} input rows once in the lineage")
+
+    count = collections.Counter(row["decision"] for row in lineage)
+    check.expect(set(count) <= {"keep", "drop", "reject"}, f"decisions {sorted(count)}")
+    said = manifest["counts"]
+    got = {"rows": len(lineage), "kept": count["keep"], "dropped": count["drop"], "rejected": count["reject"]}
+    for name, value in got.items():
+        check.expect(said[name] == value, f"{name}: manifest {said[name]}, lineage {value}")
+    dropped = collections.Counter((row["stage"], row["reason"]) for row in lineage if row["decision"] == "drop")
+    check.close("kept {kept} + dropped {dropped} + rejected {rejected} = {rows}".format(**got))
+    return by_shard, dropped
+
+
+def check_rows(check, manifest, plan, lineage):
+    """What each lineage row may say by itself."""
+    for row in lineage:
+        where = f"{row['shard']}:{row['row']}"
+        if row["decision"] == "keep":
+            check.expect(row["stage"] is None and row["reason"] is None and row["kept_row"] is None, f"{where}: kept, yet with a reason")
+        elif row["decision"] == "drop":
+            stage = plan.stages.get(row["stage"])
+            if check.expect(stage is not None, f"{where}: dropped by {row['stage']}, which the plan has not"):
+                reason = REASONS.get(stage["kind"])
+                check.expect(reason in (None, row["reason"]), f"{where}: {row['reason']} by a {stage['kind']} stage")
+        has = [row[name] is not None for name in ("kept_source", "kept_shard", "kept_row")]
+        check.expect(all(has) or not any(has), f"{where}: half a representative")
+        duplicate = (row["reason"] or "").endswith("_duplicate")
+        check.expect(all(has) == duplicate, f"{where}: {row['reason']} and a representative do not go together")
+        check.expect(row["run_id"] == manifest["run_id"], f"{where}: run_id")
+        if row["detail"] is not None:
+            detail = json.loads(row["detail"])
+            check.expect(list(detail) == sorted(detail), f"{where}: detail is not in the order of its keys")
+    check.close("decision, stage and reason fit together")
+
+
+def check_representatives(check, plan, lineage):
+    """Representatives stand further on, chains end well, copies are counted."""
+    key = lambda row: (row["source"], row["shard"], row["row"])
+    rows = {key(row): row for row in lineage}
+    named = collections.Counter()
+    chains = 0
+    for row in lineage:
+        if row["kept_row"] is None or row["kept_run_id"] is not None:
+            continue
+        where = f"{row['shard']}:{row['row']}"
+        kept = rows.get((row["kept_source"], row["kept_shard"], row["kept_row"]))
+        if not check.expect(kept is not None, f"{where}: its representative is no row of the run"):
+            continue
+        named[key(kept)] += 1
+        check.expect(kept is not row, f"{where}: names itself")
+        check.expect(kept["doc_id"] == row["kept_doc_id"], f"{where}: kept_doc_id {row['kept_doc_id']}")
+        good = kept["decision"] == "keep" or (kept["decision"] == "drop" and kept["stage"] in plan.below.get(row["stage"], ()))
+        check.expect(good, f"{where}: dropped by {row['stage']} for a row that {kept['stage']} did not keep ({kept['decision']})")
+        end, steps = kept, 0
+        while end["kept_row"] is not None and steps <= len(plan.stages):
+            end = rows.get((end["kept_source"], end["kept_shard"], end["kept_row"]), {"kept_row": None, "decision": "nothing", "reason": None})
+            steps += 1
+        chains = max(chains, steps + 1)
+        check.expect(end["decision"] == "keep" or end["reason"] in ("filtered", "not_selected"), f"{where}: its chain ends in {end['decision']}")
+    check.close(f"{sum(named.values())} representatives; longest chain {chains}")
+    for row in lineage:
+        check.expect((row["copies"] or 0) == named[key(row)], f"{row['shard']}:{row['row']}: copies {row['copies']}, named {named[key(row)]} times")
+    check.close(f"copies of {len(named)} named rows")
+
+
+def check_exact(check, plan, lineage, columns):
+    """Exact duplicates once more, by normalised text."""
+    for name, stage in plan.stages.items():
+        if stage["kind"] != "exact_dedup":
+            continue
+        config = stage["config"]
+        steps = config["normalize"]
+        rows = [row for row in lineage if not plan.line or (plan.reached(row, name) and row["decision"] != "reject")]
+
+        def content(source, shard, number):
+            values = [columns[source, shard][plan.column(source, c)][number] for c in config["columns"]]
+            return json.dumps([normalise(value, steps) for value in values], default=repr)
+
+        dropped = [row for row in rows if row["stage"] == name]
+        for row in dropped:
+            one = content(row["source"], row["shard"], row["row"])
+            other = content(row["kept_source"], row["kept_shard"], row["kept_row"])
+            check.expect(one == other, f"{row['shard']}:{row['row']} and its representative {row['kept_shard']}:{row['kept_row']} differ")
+        check.close(f"{len(dropped)} exact duplicates of {name} equal their representatives")
+        if not plan.line:
+            continue
+        groups = collections.defaultdict(list)
+        for row in rows:
+            groups[content(row["source"], row["shard"], row["row"])].append(row)
+        for group in groups.values():
+            stayed = [row for row in group if row["stage"] != name]
+            if check.expect(len(stayed) == 1, f"{len(stayed)} of {len(group)} equal rows stayed: {group[0]['shard']}:{group[0]['row']}"):
+                if config["keep"] == "first":
+                    check.expect(stayed[0] is group[0], f"not the first stayed: {stayed[0]['shard']}:{stayed[0]['row']}")
+        check.close(f"{len(groups)} groups of equal rows at {name}: one row of each stayed")
+
+
+def check_semantic(check, plan, lineage):
+    """Scores against epsilon."""
+    for name, stage in plan.stages.items():
+        if stage["kind"] != "semantic_dedup":
+            continue
+        config = stage["config"]
+        dropped = [row for row in lineage if row["stage"] == name and row["reason"] == "semantic_duplicate"]
+        least = 1.0 - config["epsilon"] - 1e-6
+        for row in dropped if config["rule"] != "components" else []:
+            score = row["score"]
+            check.expect(score is not None and least <= score <= 1 + 1e-6, f"{row['shard']}:{row['row']}: score {score}")
+        check.close(f"{len(dropped)} semantic duplicates of {name} score at least {1.0 - config['epsilon']:.6g}")
+
+
+def equal_schemas(one, other):
+    """Equal in names, types, order, nullability and metadata."""
+    strip = lambda schema: schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k != b"ARROW:schema"})
+    return strip(one).equals(strip(other), check_metadata=True)
+
+
+def check_data(check, out, manifest, by_shard, files):
+    """data/ against the input."""
+    several = len({shard["source"] for shard in manifest["inputs"]}) > 1
+    sink = manifest["plan"]["sink"]
+    if sink.get("write", "data") != "data" or sink.get("add"):
+        print(f"       not checked: data/ of a sink that writes more than kept rows ({json.dumps(sink)})")
+        return
+    packed = sink.get("layout", "mirror") != "mirror"
+    rows, wanted = 0, []
+    for shard in manifest["inputs"]:
+        key = shard["source"], shard["shard"]
+        table = pq.ParquetFile(files[key]).read()
+        kept = sorted(row["row"] for row in by_shard[key] if row["decision"] == "keep")
+        expected = table.take(pa.array(kept, pa.int64()))
+        rows += len(kept)
+        if packed:
+            wanted.append(expected)
+            continue
+        path = out / "data" / (shard["source"] if several else "") / shard["shard"]
+        if check.expect(path.is_file(), f"{shard['shard']}: no such file in data/"):
+            written = pq.ParquetFile(path)
+            check.expect(equal_schemas(written.schema_arrow, table.schema), f"{shard['shard']}: schema or metadata differ")
+            got = written.read()
+            same = got.num_rows == expected.num_rows and all(plain(got[c]) == plain(expected[c]) for c in table.column_names)
+            check.expect(same, f"{shard['shard']}: rows differ ({got.num_rows} written, {expected.num_rows} kept)")
+    present = sorted((out / "data").rglob("*.parquet"))
+    if packed:
+        got = [pq.ParquetFile(path).read() for path in present]
+        for column in wanted[0].column_names:
+            same = [v for t in got for v in plain(t[column])] == [v for t in wanted for v in plain(t[column])]
+            check.expect(same, f"packed column {column} differs")
+    else:
+        check.expect(len(present) == len(manifest["inputs"]), f"{len(present)} files in data/ for {len(manifest['inputs'])} shards")
+    check.close(f"data/ holds the {rows} kept rows, all columns and metadata as in the input")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--inputs", nargs="*", default=[], metavar="[SOURCE=]GLOB")
+    options = parser.parse_args()
+    out = options.out
+    manifest = json.loads((out / "manifest.json").read_text())
+    run = json.loads((out / "run.json").read_text())
+    check = Check()
+    plan = Plan(manifest)
+    files = input_files(options, manifest, run)
+    check_files(check, out, manifest)
+    check_inputs(check, manifest, files)
+    if check.failed:
+        sys.exit("inputs or outputs are not those of the manifest: nothing further is checked")
+    lineage = read_lineage(check, out)
+    by_shard, dropped = check_conservation(check, manifest, lineage)
+    check_rows(check, manifest, plan, lineage)
+    check_representatives(check, plan, lineage)
+    named = {plan.column(source, name) for source in plan.sources for s in plan.stages.values() for name in s["config"].get("columns", [])}
+    named |= {source["id"] for source in plan.sources.values() if source.get("id")}
+    columns = {}
+    for key, path in files.items():
+        columns[key] = {name: plain(column) for name, column in zip(*read_columns(path, named))}
+    for row in lineage:
+        column = plan.sources[row["source"]].get("id")
+        value = columns[row["source"], row["shard"]][column][row["row"]] if column else None
+        check.expect(row["doc_id"] == (None if value is None else str(value)), f"{row['shard']}:{row['row']}: doc_id {row['doc_id']}")
+    check.close("doc_id is the input's id")
+    check_exact(check, plan, lineage, columns)
+    check_semantic(check, plan, lineage)
+    check_data(check, out, manifest, by_shard, files)
+    for (stage, reason), count in sorted(dropped.items()):
+        print(f"       {stage}: {count} {reason}")
+    if check.failed:
+        sys.exit(f"{check.failed} checks failed")
+    print("all checks passed")
+
+
+def read_columns(path, named):
+    """Names and columns of those of the named columns that the shard has."""
+    file = pq.ParquetFile(path)
+    present = [name for name in file.schema_arrow.names if name in named]
+    table = file.read(columns=present)
+    return table.column_names, table.columns
+
+
+if __name__ == "__main__":
+    main()
