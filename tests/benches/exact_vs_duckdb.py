@@ -14,15 +14,14 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import inputs
+from process import measured
 
 DUCKDB = r"""
 import json, os, sys, time
@@ -53,19 +52,6 @@ stages:
 sink: {{ parquet: {{ uri: {out}, compression: zstd({level}) }} }}
 work: {{ uri: {work} }}
 """
-
-
-def measured(command, log):
-    """Wall seconds and peak resident bytes of one process; what it prints goes to the log."""
-    with open(log, "wb") as sink:
-        begin = time.monotonic()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - begin
-    if child.returncode != 0:
-        sys.exit(f"{command[0]} ended with {child.returncode}:\n{Path(log).read_text(errors='replace')[-4000:]}")
-    return seconds, usage.ru_maxrss * 1024
 
 
 def run_trommel(options, pattern, scratch):
