@@ -113,7 +113,7 @@ class Plan:
 
     def __init__(self, manifest):
         plan = manifest["plan"]
-        self.sources = {source["name"]: source for source in plan["sources"]}
+        self.sources = {source["id"]: source for source in plan["sources"]}
         self.stages = {stage["id"]: stage for stage in plan["stages"]}
         self.below = {name: set() for name in self.stages}
         for name, stage in reversed(list(self.stages.items())):
@@ -125,7 +125,12 @@ class Plan:
 
     def column(self, source, name):
         """The column that a name or a role means in a source."""
-        return self.sources[source].get(name) or name if name in ("text", "id") else name
+        role = {"text": "text", "id": "id_column"}.get(name)
+        return self.sources[source].get(role) or name if role else name
+
+    def doc_id(self, source):
+        """The column of a source's ids, if it has one."""
+        return self.sources[source].get("id_column")
 
     def reached(self, row, stage):
         """Whether the row of this lineage came to the stage; for one line of stages only."""
@@ -374,12 +379,12 @@ def main():
     check_rows(check, manifest, plan, lineage)
     check_representatives(check, plan, lineage)
     named = {plan.column(source, name) for source in plan.sources for s in plan.stages.values() for name in s["config"].get("columns", [])}
-    named |= {source["id"] for source in plan.sources.values() if source.get("id")}
+    named |= {plan.doc_id(source) for source in plan.sources if plan.doc_id(source)}
     columns = {}
     for key, path in files.items():
         columns[key] = {name: plain(column) for name, column in zip(*read_columns(path, named))}
     for row in lineage:
-        column = plan.sources[row["source"]].get("id")
+        column = plan.doc_id(row["source"])
         value = columns[row["source"], row["shard"]][column][row["row"]] if column else None
         check.expect(row["doc_id"] == (None if value is None else str(value)), f"{row['shard']}:{row['row']}: doc_id {row['doc_id']}")
     check.close("doc_id is the input's id")
