@@ -4,9 +4,10 @@ usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...]        (pip insta
 
 Without --inputs the shards are looked for where run.json says that they were. Checked:
 
-* every file of data/ and lineage/ stands in manifest.json with its BLAKE3, length and rows, and nothing else lies there; inputs too;
+* every file of the folder stands in manifest.json with its BLAKE3, length and rows, and nothing else lies there; inputs too;
 * every input row stands once in the lineage; kept + dropped + rejected = input, shard by shard, and the counts in the manifest agree;
-* data/ holds exactly the kept rows, in order, all columns equal to the input's, with the input's schema and metadata;
+* data/ holds exactly the kept rows, in order, all columns equal to the input's, with the input's schema and metadata (and so for the
+  other ways of `sink.write`: dropped/ holds the dropped rows, an annotated data/ holds all);
 * every `kept_*` names a kept row, or one that a later stage dropped; chains end in a row that is kept, filtered or not selected;
 * `copies`, `doc_id` and `kept_doc_id` are right;
 * rows called exact duplicates are equal after the stage's normalisation, done again here; where the pipeline is one line of stages, each
@@ -31,8 +32,14 @@ import pyarrow.parquet as pq
 
 WILDCARD = re.compile(r"[*?\[{]")
 WHITE_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
-REASONS = {"filter": "filtered", "sample": "not_selected", "exact_dedup": "exact_duplicate"}
-REASONS |= {"semantic_dedup": "semantic_duplicate", "prototypes": "not_selected"}
+REASONS = {
+    "filter": {"filtered"},
+    "sample": {"not_selected"},
+    "exact_dedup": {"exact_duplicate"},
+    "embed": {"bad_vector"},
+    "semantic_dedup": {"semantic_duplicate", "bad_vector"},
+    "prototypes": {"not_selected", "bad_vector"},
+}
 LINEAGE = pa.schema(
     [
         ("source", pa.utf8()),
@@ -151,22 +158,22 @@ def input_files(options, manifest, run):
             for path in sorted(glob.glob(pattern, recursive=True)):
                 files[name, Path(path).relative_to(base).as_posix()] = Path(path)
     else:
-        folders = run["folders"]["sources"]
         for shard in manifest["inputs"]:
-            files[shard["source"], shard["shard"]] = Path(folders[shard["source"]]) / shard["shard"]
+            files[shard["source"], shard["shard"]] = Path(run["sources"][shard["source"]]) / shard["shard"]
     return files
 
 
 def check_files(check, out, manifest):
     """Hashes, lengths and rows of outputs."""
-    listed = {entry["path"]: entry for entry in manifest["outputs"]}
-    present = {p.relative_to(out).as_posix() for folder in ("data", "lineage") for p in (out / folder).rglob("*") if p.is_file()}
+    listed = {entry["path"]: entry for entry in manifest["files"]}
+    present = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} - {"manifest.json", "run.json"}
     check.expect(set(listed) == present, f"listed and present files differ: {sorted(set(listed) ^ present)[:5]}")
     for name in sorted(set(listed) & present):
         entry, path = listed[name], out / name
         check.expect(entry["bytes"] == path.stat().st_size, f"{name}: length")
         check.expect(entry["blake3"] == digest(path), f"{name}: BLAKE3")
         check.expect(entry["rows"] == pq.read_metadata(path).num_rows, f"{name}: rows")
+        check.expect(name.split("/")[0] == entry["kind"], f"{name}: kind {entry['kind']}")
     check.close(f"{len(listed)} output files as in the manifest")
 
 
@@ -177,7 +184,10 @@ def check_inputs(check, manifest, files):
         if check.expect(path is not None and path.is_file(), f"{shard['source']} {shard['shard']}: not found"):
             check.expect(shard["blake3"] == digest(path), f"{shard['shard']}: BLAKE3")
             check.expect(shard["bytes"] == path.stat().st_size, f"{shard['shard']}: length")
-            check.expect(shard["rows"] == pq.read_metadata(path).num_rows, f"{shard['shard']}: rows")
+            has = pq.read_metadata(path).num_rows
+            check.expect(shard["rows"] <= has, f"{shard['shard']}: {shard['rows']} rows were read, it has {has}")
+            if shard["rows"] < has:
+                print(f"       {shard['shard']}: only the first {shard['rows']} of {has} rows were read (--limit-rows)")
     unread = set(files) - {(s["source"], s["shard"]) for s in manifest["inputs"]}
     check.expect(not unread, f"shards that the run did not read: {sorted(unread)[:5]}")
     check.close(f"{len(manifest['inputs'])} input shards as in the manifest")
@@ -210,12 +220,18 @@ def check_conservation(check, manifest, lineage):
 
     count = collections.Counter(row["decision"] for row in lineage)
     check.expect(set(count) <= {"keep", "drop", "reject"}, f"decisions {sorted(count)}")
-    said = manifest["counts"]
-    got = {"rows": len(lineage), "kept": count["keep"], "dropped": count["drop"], "rejected": count["reject"]}
+    said = manifest["rows"]
+    got = {"input": len(lineage), "kept": count["keep"], "dropped": count["drop"], "rejected": count["reject"]}
     for name, value in got.items():
         check.expect(said[name] == value, f"{name}: manifest {said[name]}, lineage {value}")
+    check.expect(got["kept"] + got["dropped"] + got["rejected"] == got["input"], f"the sum: {got}")
+    for key, shard in shards.items():
+        kept = sum(row["decision"] == "keep" for row in by_shard[key])
+        check.expect(shard["kept"] == kept, f"{key}: kept {shard['kept']} by the manifest, {kept} by the lineage")
     dropped = collections.Counter((row["stage"], row["reason"]) for row in lineage if row["decision"] == "drop")
-    check.close("kept {kept} + dropped {dropped} + rejected {rejected} = {rows}".format(**got))
+    stages = {(stage["stage"], reason): n for stage in manifest["stages"] for reason, n in stage["dropped"].items() if n}
+    check.expect(stages == dropped, f"dropped by stage and reason: manifest {stages}, lineage {dict(dropped)}")
+    check.close("kept {kept} + dropped {dropped} + rejected {rejected} = {input}, by shard and by stage".format(**got))
     return by_shard, dropped
 
 
@@ -228,8 +244,7 @@ def check_rows(check, manifest, plan, lineage):
         elif row["decision"] == "drop":
             stage = plan.stages.get(row["stage"])
             if check.expect(stage is not None, f"{where}: dropped by {row['stage']}, which the plan has not"):
-                reason = REASONS.get(stage["kind"])
-                check.expect(reason in (None, row["reason"]), f"{where}: {row['reason']} by a {stage['kind']} stage")
+                check.expect(row["reason"] in REASONS[stage["kind"]], f"{where}: {row['reason']} by a {stage['kind']} stage")
         has = [row[name] is not None for name in ("kept_source", "kept_shard", "kept_row")]
         check.expect(all(has) or not any(has), f"{where}: half a representative")
         duplicate = (row["reason"] or "").endswith("_duplicate")
@@ -323,40 +338,61 @@ def equal_schemas(one, other):
     return strip(one).equals(strip(other), check_metadata=True)
 
 
-def check_data(check, out, manifest, by_shard, files):
-    """data/ against the input."""
-    several = len({shard["source"] for shard in manifest["inputs"]}) > 1
+def selected(rows, folder, write):
+    """The numbers of the rows of a shard that a folder of the output holds, in order."""
+    if folder == "dropped":
+        return sorted(row["row"] for row in rows if row["decision"] == "drop")
+    return sorted(row["row"] for row in rows if row["decision"] == "keep" or write == "annotate")
+
+
+def check_folder(check, out, folder, manifest, by_shard, files):
+    """data/ or dropped/ against the input."""
     sink = manifest["plan"]["sink"]
-    if sink.get("write", "data") != "data" or sink.get("add"):
-        print(f"       not checked: data/ of a sink that writes more than kept rows ({json.dumps(sink)})")
-        return
-    packed = sink.get("layout", "mirror") != "mirror"
+    write, mirror = sink["write"], sink["layout"] == "mirror"
+    several = len(manifest["plan"]["sources"]) > 1
+    pure = folder == "data" and write != "annotate" and not sink["add"]  # no columns of the program's own
     rows, wanted = 0, []
     for shard in manifest["inputs"]:
         key = shard["source"], shard["shard"]
         table = pq.ParquetFile(files[key]).read()
-        kept = sorted(row["row"] for row in by_shard[key] if row["decision"] == "keep")
-        expected = table.take(pa.array(kept, pa.int64()))
-        rows += len(kept)
-        if packed:
+        numbers = selected(by_shard[key], folder, write)
+        expected = table.take(pa.array(numbers, pa.int64()))
+        rows += len(numbers)
+        if not mirror:
             wanted.append(expected)
             continue
-        path = out / "data" / (shard["source"] if several else "") / shard["shard"]
-        if check.expect(path.is_file(), f"{shard['shard']}: no such file in data/"):
-            written = pq.ParquetFile(path)
+        path = out / folder / (shard["source"] if several else "") / shard["shard"]
+        if not check.expect(path.is_file(), f"{shard['shard']}: no such file in {folder}/"):
+            continue
+        written = pq.ParquetFile(path)
+        if pure:
             check.expect(equal_schemas(written.schema_arrow, table.schema), f"{shard['shard']}: schema or metadata differ")
-            got = written.read()
-            same = got.num_rows == expected.num_rows and all(plain(got[c]) == plain(expected[c]) for c in table.column_names)
-            check.expect(same, f"{shard['shard']}: rows differ ({got.num_rows} written, {expected.num_rows} kept)")
-    present = sorted((out / "data").rglob("*.parquet"))
-    if packed:
-        got = [pq.ParquetFile(path).read() for path in present]
-        for column in wanted[0].column_names:
-            same = [v for t in got for v in plain(t[column])] == [v for t in wanted for v in plain(t[column])]
-            check.expect(same, f"packed column {column} differs")
+        else:
+            fields = [written.schema_arrow.field(name) for name in table.column_names]
+            check.expect(all(f.equals(g) for f, g in zip(fields, table.schema)), f"{shard['shard']}: types of the input's columns differ")
+        got = written.read()
+        same = got.num_rows == expected.num_rows and all(plain(got[c]) == plain(expected[c]) for c in table.column_names)
+        check.expect(same, f"{shard['shard']}: rows differ ({got.num_rows} written, {expected.num_rows} wanted)")
+        if write == "annotate" and "trommel_decision" in got.column_names:
+            decisions = [row["decision"] for row in sorted(by_shard[key], key=lambda row: row["row"])]
+            check.expect(plain(got["trommel_decision"]) == decisions, f"{shard['shard']}: trommel_decision differs from the lineage")
+    present = sorted((out / folder).rglob("*.parquet"))
+    if mirror:
+        check.expect(len(present) == len(manifest["inputs"]), f"{len(present)} files in {folder}/ for {len(manifest['inputs'])} shards")
     else:
-        check.expect(len(present) == len(manifest["inputs"]), f"{len(present)} files in data/ for {len(manifest['inputs'])} shards")
-    check.close(f"data/ holds the {rows} kept rows, all columns and metadata as in the input")
+        got = [pq.ParquetFile(path).read() for path in present]
+        for column in sorted({name for table in wanted for name in table.column_names}):
+            values = lambda tables: [v for t in tables for v in (plain(t[column]) if column in t.column_names else [None] * t.num_rows)]
+            check.expect(values(got) == values(wanted), f"packed column {column} differs")
+    what = "dropped" if folder == "dropped" else "input" if write == "annotate" else "kept"
+    check.close(f"{folder}/ holds the {rows} {what} rows, all columns as in the input{', schema and metadata too' if pure else ''}")
+
+
+def check_data(check, out, manifest, by_shard, files):
+    """All folders of data that the sink writes."""
+    write = manifest["plan"]["sink"]["write"]
+    for folder in {"dropped": ["dropped"], "both": ["data", "dropped"]}.get(write, ["data"]):
+        check_folder(check, out, folder, manifest, by_shard, files)
 
 
 def main():

@@ -22,7 +22,7 @@ def rehash(out):
     """Makes the manifest agree with the files again, so that a fault is found by its own check and not by the hash."""
     path = out / "manifest.json"
     manifest = json.loads(path.read_text())
-    for entry in manifest["outputs"]:
+    for entry in manifest["files"]:
         file = out / entry["path"]
         entry.update(bytes=file.stat().st_size, blake3=digest(file), rows=pq.read_metadata(file).num_rows)
     path.write_text(json.dumps(manifest))
@@ -84,7 +84,7 @@ def wrong_count(out):
     """One kept row too many in the manifest."""
     path = out / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["counts"]["kept"] += 1
+    manifest["rows"]["kept"] += 1
     path.write_text(json.dumps(manifest))
 
 
