@@ -1,6 +1,6 @@
 """An independent check of what `trommel run` leaves: nothing here is shared with the program.
 
-usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...]        (pip install pyarrow blake3)
+usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...] [--vectors GLOB]        (pip install pyarrow blake3 numpy)
 
 Without --inputs the shards are looked for where run.json says that they were. Checked:
 
@@ -12,7 +12,10 @@ Without --inputs the shards are looked for where run.json says that they were. C
 * `copies`, `doc_id` and `kept_doc_id` are right;
 * rows called exact duplicates are equal after the stage's normalisation, done again here; where the pipeline is one line of stages, each
   group of equal rows that reached the stage lost all rows but one, and under `keep: first` the first stayed;
-* scores of semantic duplicates are within epsilon.
+* scores of semantic duplicates are within epsilon; with --vectors (Parquet with columns `id` and `vector`, as
+  tests/models/reference_vectors.py writes them), `rule: star` and `keep: first`, all of it again by all pairs: each dropped row's score and
+  most similar kept row, and that no two rows that stayed are within epsilon;
+* budgets of `prototypes` are met.
 
 Prints one line a check and ends with 1 if any failed.
 """
@@ -27,6 +30,7 @@ import unicodedata
 from pathlib import Path
 
 import blake3
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -40,6 +44,8 @@ REASONS = {
     "semantic_dedup": {"semantic_duplicate", "bad_vector"},
     "prototypes": {"not_selected", "bad_vector"},
 }
+CLOSE = 1e-5  # what two runtimes may differ by in a cosine
+ALL_PAIRS_ROWS = 20_000  # `k: auto` compares all pairs below so many rows
 LINEAGE = pa.schema(
     [
         ("source", pa.utf8()),
@@ -332,6 +338,56 @@ def check_semantic(check, plan, lineage):
         check.close(f"{len(dropped)} semantic duplicates of {name} score at least {1.0 - config['epsilon']:.6g}")
 
 
+def check_star(check, plan, lineage, vectors):
+    """A semantic stage once more by all pairs, from vectors that another program made."""
+    for name, stage in plan.stages.items():
+        config = stage["config"]
+        if stage["kind"] != "semantic_dedup":
+            continue
+        rows = [row for row in lineage if row["decision"] != "reject" and plan.reached(row, name)] if plan.line else []
+        all_pairs = config["k"] == 1 or (config["k"] == "auto" and len(rows) < ALL_PAIRS_ROWS)
+        if not (plan.line and all_pairs and config["rule"] == "star" and config["keep"] == "first"):
+            print(f"       not checked by all pairs: {name}")
+            continue
+        place = {(row["source"], row["shard"], row["row"]): i for i, row in enumerate(rows)}
+        matrix = np.stack([vectors[row["doc_id"]] for row in rows]).astype(np.float64)
+        matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+        stayed = np.array([row["stage"] != name for row in rows])
+        threshold = 1.0 - config["epsilon"]
+        worst = 0.0
+        for i, row in enumerate(rows):
+            where = f"{row['shard']}:{row['row']}"
+            earlier = np.flatnonzero(stayed[:i])
+            cosines = matrix[earlier] @ matrix[i]
+            best = cosines.max(initial=-1.0)
+            if stayed[i]:
+                check.expect(best <= threshold + CLOSE, f"{where} stayed, {best:.6f} from a row that had stayed")
+                continue
+            kept = place.get((row["kept_source"], row["kept_shard"], row["kept_row"]))
+            if check.expect(kept is not None and kept < i and stayed[kept], f"{where}: its representative had not stayed at {name}"):
+                cosine = float(matrix[kept] @ matrix[i])
+                worst = max(worst, abs(cosine - row["score"]))
+                check.expect(abs(cosine - row["score"]) <= CLOSE, f"{where}: score {row['score']}, cosine {cosine}")
+                check.expect(cosine >= threshold - CLOSE, f"{where}: dropped at {cosine:.6f}")
+                check.expect(cosine >= best - CLOSE, f"{where}: its representative is {cosine:.6f} from it, another row {best:.6f}")
+        check.close(f"{name}: star over {len(rows)} rows by all pairs, {int((~stayed).sum())} dropped; scores differ by {worst:.1e} at most")
+
+
+def check_budgets(check, plan, lineage):
+    """How many rows a coreset holds."""
+    for name, stage in plan.stages.items():
+        if stage["kind"] != "prototypes" or not plan.line:
+            continue
+        reached = [row for row in lineage if row["decision"] != "reject" and plan.reached(row, name)]
+        if any(row["reason"] == "bad_vector" for row in reached):
+            continue
+        keep = stage["config"]["keep"]
+        wanted = int(keep["fraction"] * len(reached) + 0.5) if "fraction" in keep else min(keep["rows"], len(reached))
+        left = sum(row["stage"] != name for row in reached)
+        check.expect(left == wanted, f"{left} rows left, {wanted} wanted")
+        check.close(f"{name}: {left} of {len(reached)} rows are the coreset")
+
+
 def equal_schemas(one, other):
     """Equal in names, types, order, nullability and metadata."""
     strip = lambda schema: schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k != b"ARROW:schema"})
@@ -399,6 +455,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--inputs", nargs="*", default=[], metavar="[SOURCE=]GLOB")
+    parser.add_argument("--vectors", metavar="GLOB", help="Parquet with columns id and vector")
     options = parser.parse_args()
     out = options.out
     manifest = json.loads((out / "manifest.json").read_text())
@@ -426,6 +483,11 @@ def main():
     check.close("doc_id is the input's id")
     check_exact(check, plan, lineage, columns)
     check_semantic(check, plan, lineage)
+    if options.vectors:
+        tables = [pq.read_table(path, columns=["id", "vector"]) for path in sorted(glob.glob(options.vectors))]
+        vectors = {i: v for table in tables for i, v in zip(table["id"].to_pylist(), table["vector"].to_pylist())}
+        check_star(check, plan, lineage, vectors)
+    check_budgets(check, plan, lineage)
     check_data(check, out, manifest, by_shard, files)
     for (stage, reason), count in sorted(dropped.items()):
         print(f"       {stage}: {count} {reason}")
