@@ -27,9 +27,8 @@ impl Random {
 
     /// A uniform number in `[0, 1)` for this content.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
     pub fn unit(&self, content: &[u8]) -> f64 {
-        (self.draw(content) >> 11) as f64 / (1_u64 << 53) as f64
+        as_unit(self.draw(content))
     }
 
     /// A reproducible sequence for this content, for algorithms that draw many times.
@@ -37,6 +36,12 @@ impl Random {
     pub fn sequence(&self, content: &[u8]) -> Sequence {
         Sequence { state: self.draw(content) }
     }
+}
+
+/// A draw as a number in `[0, 1)`.
+#[must_use]
+pub fn as_unit(draw: u64) -> f64 {
+    (draw >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// A reproducible sequence of uniform numbers (SplitMix64, Steele et al. 2014).
@@ -61,9 +66,8 @@ impl Sequence {
     }
 
     /// Uniform in `[0, 1)`.
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
     pub fn unit(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+        as_unit(self.next_u64())
     }
 }
 

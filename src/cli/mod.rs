@@ -1,4 +1,141 @@
-//! The commands, one file each.
+//! The surface: one file a command. Standard output is data, standard error is progress and logs.
 
+pub mod output;
+pub mod plan;
+pub mod run;
 pub mod schema;
 pub mod validate;
+pub mod verify;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::checked::Checked;
+use crate::run::runner::Prepared;
+use crate::storage::local;
+use crate::storage::uri::Root;
+
+/// Deduplicates training corpora held in Parquet: exact, near and semantic duplicates, coresets, and lineage that says why.
+#[derive(Debug, Parser)]
+#[command(name = "trommel", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// How standard output is written.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub format: Format,
+    /// No progress and no notes on standard error.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Refuse every path that leads outside this folder, links followed.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// How standard output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A pipeline file and what replaces its values.
+#[derive(Debug, Clone, Args)]
+pub struct PipelineArguments {
+    /// The pipeline file.
+    #[arg(value_name = "PIPELINE.yaml")]
+    pub pipeline: PathBuf,
+    /// Replace a value of the file, such as `stages.near.threshold=0.9`; may be given several times.
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = set_pair)]
+    pub sets: Vec<(String, String)>,
+}
+
+fn set_pair(text: &str) -> Result<(String, String), String> {
+    let (path, value) = text.split_once('=').ok_or("write PATH=VALUE, such as `stages.near.threshold=0.9`")?;
+    Ok((path.to_owned(), value.to_owned()))
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline: read the shards, drop duplicates, write the dataset with its lineage
+    Run(run::RunArguments),
+    /// Check a pipeline file without reading any shard; all problems at once
+    Validate(PipelineArguments),
+    /// Show what a run would do: scans, barriers, cached artefacts, bytes to read
+    Plan(plan::PlanArguments),
+    /// Check a dataset: every file against its hash, every input row once in the lineage, every representative
+    Verify(verify::VerifyArguments),
+    /// Print the JSON Schema of the pipeline file, for editors
+    Schema,
+}
+
+/// The program: reads the arguments, runs the command, prints a failure, gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, not failures.
+            let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+            let _ = error.print().is_ok();
+            return ExitCode::from(code);
+        }
+    };
+    match dispatch(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{}", error.report()).is_ok();
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<()> {
+    let Arguments { command, global } = arguments;
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Run(arguments) => run::run(&arguments, &global, &mut out),
+        Command::Validate(arguments) => {
+            let root = root(&global)?;
+            let bytes = local::read_to_vec(&arguments.pipeline, crate::limits::MAX_PIPELINE_BYTES as u64 + 1)?;
+            validate::validate(&bytes, &arguments.pipeline, &arguments.sets, root.as_ref(), global.format, &mut out)
+        }
+        Command::Plan(arguments) => plan::plan(&arguments, &global, &mut out),
+        Command::Verify(arguments) => verify::verify(&arguments, &global, &mut out),
+        Command::Schema => schema::schema(&mut out),
+    }
+}
+
+/// The folder of `--root`.
+pub(crate) fn root(global: &Global) -> Result<Option<Root>> {
+    global.root.as_deref().map(Root::new).transpose()
+}
+
+/// Reads, checks and resolves a pipeline file.
+pub(crate) fn prepare(arguments: &PipelineArguments, global: &Global) -> Result<Prepared> {
+    let root = root(global)?;
+    let file = &arguments.pipeline;
+    let bytes = local::read_to_vec(file, crate::limits::MAX_PIPELINE_BYTES as u64 + 1)
+        .map_err(|error| Error::usage(format!("cannot read the pipeline file path=`{}`", file.display())).caused_by(error))?;
+    let checked = match Checked::read(&bytes, file, &arguments.sets, root.as_ref()) {
+        Ok(checked) => checked,
+        Err(problems) => {
+            problems.into_result(&file.display().to_string())?;
+            return Err(Error::internal("a pipeline was refused without a problem"));
+        }
+    };
+    Prepared::new(file, checked, root.as_ref())
+}

@@ -1,12 +1,24 @@
 //! `embed`: makes a vector of each row's text, or takes the vectors of a column that the user already has.
 
-use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float32Array, LargeListArray, RecordBatch, UInt8Array, UInt64Array};
+use arrow::buffer::NullBuffer;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field as ArrowField, Float32Type, Schema, SchemaRef, UInt64Type};
+use serde_json::{Map, Value, json};
 
 use super::policy::{self, OnBadVector};
+use super::seam::{Feature, Needs, ROW, Roles, RowLocal, STATUS, ScanContext, Shape as StageShape, SharedEmbedder, Stage, Start, VECTOR};
+use crate::dataset::schema::text_values;
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::{Diagnostics, nearest};
-use crate::limits::MAX_DIMENSIONS;
+use crate::embed::guard::{self, Status};
+use crate::embed::{self, EmbedOptions, runtime};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::limits::{EMBED_WINDOW_ROWS, MAX_DIMENSIONS};
 use crate::words;
 
 words! {
@@ -238,5 +250,325 @@ fn beside(path: &str) -> String {
     match path.rfind('/') {
         Some(slash) => format!("{}/tokenizer.json", &path[..slash]),
         None => "tokenizer.json".to_owned(),
+    }
+}
+
+impl Stage for EmbedConfig {
+    fn kind(&self) -> &'static str {
+        "embed"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn canonical(&self) -> Value {
+        Self::canonical(self)
+    }
+
+    fn shape(&self) -> StageShape {
+        StageShape::Feature
+    }
+
+    fn needs(&self, _: &Roles) -> Needs {
+        match &self.input {
+            EmbedInput::Column(column) => Needs { columns: vec![column.clone()], ..Needs::default() },
+            EmbedInput::Text(text) => Needs { columns: vec![text.column.clone()], text: vec![text.column.clone()], ..Needs::default() },
+        }
+    }
+
+    fn row_local(&self, _: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        Ok(None)
+    }
+}
+
+impl TextEmbed {
+    /// How the embed floor is asked for this stage's vectors.
+    #[must_use]
+    pub fn options(&self, config: &EmbedConfig, threads: usize, session_bytes: u64) -> EmbedOptions {
+        EmbedOptions {
+            max_tokens: self.max_tokens as usize,
+            batch_tokens: self.batch_tokens as usize,
+            provider: match self.provider {
+                Provider::Auto => runtime::Provider::Auto,
+                Provider::Cpu => runtime::Provider::Cpu,
+                Provider::Cuda => runtime::Provider::Cuda,
+                Provider::Tensorrt => runtime::Provider::TensorRt,
+            },
+            pooling: match self.pooling {
+                Pooling::Auto => embed::Pooling::Auto,
+                Pooling::None => embed::Pooling::None,
+                Pooling::Mean => embed::Pooling::Mean,
+                Pooling::Cls => embed::Pooling::Cls,
+            },
+            normalize: config.normalize,
+            dims: config.dims.map(|dims| dims as usize),
+            threads,
+            session_bytes,
+        }
+    }
+}
+
+/// The feature of an embed stage: what makes the vectors of one shard. The scan gives the one column that it reads, then [`ROW`].
+pub fn feature(config: &EmbedConfig, embedder: Option<SharedEmbedder>) -> Result<Box<dyn Feature>> {
+    match (&config.input, embedder) {
+        (EmbedInput::Column(_), _) => Ok(Box::new(Supplied { config: config.clone() })),
+        (EmbedInput::Text(_), Some(embedder)) => Ok(Box::new(Modelled { precision: config.precision, on_bad_vector: config.on_bad_vector, embedder })),
+        (EmbedInput::Text(_), None) => Err(Error::internal("an embed stage without its model")),
+    }
+}
+
+/// Vectors that a model makes of texts.
+struct Modelled {
+    precision: Precision,
+    on_bad_vector: OnBadVector,
+    embedder: SharedEmbedder,
+}
+
+impl Feature for Modelled {
+    fn run(&self, rows: &mut (dyn Iterator<Item = Result<RecordBatch>> + Send), start: &mut Start<'_>) -> Result<Map<String, Value>> {
+        let mut table = VectorTable::start(self.embedder.dimensions(), self.precision, start)?;
+        let numbers: Mutex<VecDeque<Vec<u64>>> = Mutex::default();
+        let windows = Windows { rows, numbers: &numbers, texts: Vec::new(), pending: Vec::new(), ended: false };
+        let mut tally = Tally::default();
+        self.embedder.run(windows, |made| {
+            let rows = numbers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let rows = rows.ok_or_else(|| Error::internal("an embedder gave a window that it was not given"))?;
+            tally.tokens += made.tokens;
+            tally.truncated += made.truncated;
+            tally.count(&made.statuses);
+            table.write(rows, made.vectors, &made.statuses)
+        })?;
+        tally.finish(self.on_bad_vector)
+    }
+}
+
+/// Cuts live rows into windows of [`EMBED_WINDOW_ROWS`]: nothing else shapes a batch of the model.
+struct Windows<'a> {
+    rows: &'a mut (dyn Iterator<Item = Result<RecordBatch>> + Send),
+    numbers: &'a Mutex<VecDeque<Vec<u64>>>,
+    texts: Vec<Option<String>>,
+    pending: Vec<u64>,
+    ended: bool,
+}
+
+impl Windows<'_> {
+    fn fill(&mut self) -> Result<()> {
+        while self.texts.len() < EMBED_WINDOW_ROWS && !self.ended {
+            let Some(batch) = self.rows.next() else {
+                self.ended = true;
+                break;
+            };
+            let batch = batch?;
+            let texts = text_values(batch.column(0).as_ref())?;
+            self.texts.extend((0..batch.num_rows()).map(|row| texts.get(row).map(str::to_owned)));
+            self.pending.extend_from_slice(batch.column(1).as_primitive::<UInt64Type>().values());
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Windows<'_> {
+    type Item = Result<Vec<Option<String>>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Err(error) = self.fill() {
+            return Some(Err(error));
+        }
+        if self.texts.is_empty() {
+            return None;
+        }
+        let rest = self.texts.split_off(self.texts.len().min(EMBED_WINDOW_ROWS));
+        let rest_numbers = self.pending.split_off(self.pending.len().min(EMBED_WINDOW_ROWS));
+        let numbers = std::mem::replace(&mut self.pending, rest_numbers);
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).push_back(numbers);
+        Some(Ok(std::mem::replace(&mut self.texts, rest)))
+    }
+}
+
+/// Vectors that the user already has.
+struct Supplied {
+    config: EmbedConfig,
+}
+
+impl Feature for Supplied {
+    fn run(&self, rows: &mut (dyn Iterator<Item = Result<RecordBatch>> + Send), start: &mut Start<'_>) -> Result<Map<String, Value>> {
+        let mut table: Option<VectorTable<'_>> = None;
+        let mut start = Some(start);
+        let mut tally = Tally::default();
+        // Batches before the first vector wait, for they have no dimension yet; their rows are few or have none.
+        let mut waiting: Vec<RecordBatch> = Vec::new();
+        for batch in rows {
+            let batch = batch?;
+            if table.is_none() {
+                let dimensions = list_dimensions(batch.column(0))?;
+                waiting.push(batch);
+                if let Some((dimensions, start)) = dimensions.and_then(|dimensions| Some((dimensions, start.take()?))) {
+                    let table = table.insert(VectorTable::start(self.kept(dimensions), self.config.precision, start)?);
+                    for batch in waiting.drain(..) {
+                        self.write(&batch, dimensions, table, &mut tally)?;
+                    }
+                }
+            } else if let Some(table) = &mut table {
+                self.write(&batch, table.full, table, &mut tally)?;
+            }
+        }
+        if let Some(start) = start {
+            let mut table = VectorTable::start(0, self.config.precision, start)?;
+            for batch in waiting {
+                self.write(&batch, 0, &mut table, &mut tally)?;
+            }
+        }
+        tally.finish(self.config.on_bad_vector)
+    }
+}
+
+impl Supplied {
+    fn kept(&self, dimensions: usize) -> usize {
+        self.config.dims.map_or(dimensions, |dims| dimensions.min(dims as usize))
+    }
+
+    fn write(&self, batch: &RecordBatch, dimensions: usize, table: &mut VectorTable<'_>, tally: &mut Tally) -> Result<()> {
+        table.full = dimensions;
+        let kept = self.kept(dimensions);
+        let rows = batch.column(1).as_primitive::<UInt64Type>().values().to_vec();
+        let mut data = Vec::with_capacity(rows.len() * kept);
+        let mut statuses = Vec::with_capacity(rows.len());
+        let lists = Lists::of(batch.column(0))?;
+        for row in 0..rows.len() {
+            let from = data.len();
+            let status = match lists.get(row)? {
+                None => Status::Null,
+                Some(values) if values.len() != dimensions => Status::WrongDimension,
+                Some(values) => {
+                    data.extend_from_slice(&values.values()[..kept]);
+                    if values.null_count() > 0 { Status::NotFinite } else { guard::check_supplied(&mut data[from..], kept, self.config.normalize) }
+                }
+            };
+            if status != Status::Ok {
+                data.truncate(from);
+                data.resize(from + kept, 0.0);
+            }
+            statuses.push(status);
+        }
+        tally.count(&statuses);
+        table.write(rows, data, &statuses)
+    }
+}
+
+/// The vectors of a list column, of whatever kind of list and float.
+enum Lists {
+    Fixed(FixedSizeListArray),
+    Variable(LargeListArray),
+}
+
+impl Lists {
+    fn of(array: &ArrayRef) -> Result<Self> {
+        let wrong = || {
+            Error::input(format!("a column of this type holds no vectors type=`{}`", array.data_type()))
+                .hint("`from` takes a list or fixed-size list of numbers")
+        };
+        let item = |field: &ArrowField| Arc::new(ArrowField::new("item", DataType::Float32, field.is_nullable()));
+        Ok(match array.data_type() {
+            DataType::FixedSizeList(field, size) if field.data_type().is_numeric() => {
+                let array = cast(array, &DataType::FixedSizeList(item(field), *size)).context(Kind::Input, || "cannot read vectors".into())?;
+                Self::Fixed(array.as_fixed_size_list().clone())
+            }
+            DataType::List(field) | DataType::LargeList(field) if field.data_type().is_numeric() => {
+                let array = cast(array, &DataType::LargeList(item(field))).context(Kind::Input, || "cannot read vectors".into())?;
+                Self::Variable(array.as_list::<i64>().clone())
+            }
+            _ => return Err(wrong()),
+        })
+    }
+
+    fn get(&self, row: usize) -> Result<Option<Float32Array>> {
+        let (valid, values) = match self {
+            Self::Fixed(lists) => (lists.is_valid(row), lists.value(row)),
+            Self::Variable(lists) => (lists.is_valid(row), lists.value(row)),
+        };
+        Ok(valid.then(|| values.as_primitive::<Float32Type>().clone()))
+    }
+}
+
+/// The dimension of a column's vectors: the list's size, or that of the first vector.
+fn list_dimensions(array: &ArrayRef) -> Result<Option<usize>> {
+    if let DataType::FixedSizeList(_, size) = array.data_type() {
+        return Ok(Some(*size as usize));
+    }
+    let lists = Lists::of(array)?;
+    for row in 0..array.len() {
+        if let Some(first) = lists.get(row)?.filter(|values| !values.is_empty()) {
+            return Ok(Some(first.len()));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes vectors as an artefact holds them: row, vector (null where it is not sound), status.
+struct VectorTable<'a> {
+    schema: SchemaRef,
+    dimensions: usize,
+    /// The dimension before `dims` cut it.
+    full: usize,
+    write: Box<dyn FnMut(&RecordBatch) -> Result<()> + 'a>,
+}
+
+impl<'a> VectorTable<'a> {
+    fn start(dimensions: usize, precision: Precision, start: &'a mut Start<'_>) -> Result<Self> {
+        let float = match precision {
+            Precision::F32 => DataType::Float32,
+            Precision::F16 => DataType::Float16,
+        };
+        let item = Arc::new(ArrowField::new("item", float, false));
+        let schema = Arc::new(Schema::new(vec![
+            ArrowField::new(ROW, DataType::UInt64, false),
+            ArrowField::new(VECTOR, DataType::FixedSizeList(item, dimensions as i32), true),
+            ArrowField::new(STATUS, DataType::UInt8, false),
+        ]));
+        let write = start(&schema)?;
+        Ok(Self { schema, dimensions, full: dimensions, write })
+    }
+
+    fn write(&mut self, rows: Vec<u64>, vectors: Vec<f32>, statuses: &[Status]) -> Result<()> {
+        let internal = || "cannot build vectors".to_owned();
+        let DataType::FixedSizeList(item, size) = self.schema.field(1).data_type() else { return Err(Error::internal(internal())) };
+        debug_assert_eq!(vectors.len(), rows.len() * self.dimensions);
+        let values: ArrayRef = Arc::new(Float32Array::from(vectors));
+        let values = cast(&values, item.data_type()).context(Kind::Internal, internal)?;
+        let valid: NullBuffer = statuses.iter().map(|status| *status == Status::Ok).collect::<Vec<bool>>().into();
+        let list = FixedSizeListArray::try_new_with_length(Arc::clone(item), *size, values, Some(valid), rows.len()).context(Kind::Internal, internal)?;
+        let codes = UInt8Array::from_iter_values(statuses.iter().map(|status| status.code()));
+        let columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(rows)), Arc::new(list), Arc::new(codes)];
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).context(Kind::Internal, internal)?;
+        (self.write)(&batch)
+    }
+}
+
+/// What an embed stage counts of one shard.
+#[derive(Debug, Default)]
+struct Tally {
+    tokens: u64,
+    truncated: u64,
+    statuses: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    fn count(&mut self, statuses: &[Status]) {
+        for status in statuses {
+            *self.statuses.entry(status.as_str()).or_insert(0) += 1;
+        }
+    }
+
+    fn finish(self, policy: OnBadVector) -> Result<Map<String, Value>> {
+        let bad: u64 = self.statuses.iter().filter(|(status, _)| **status != Status::Ok.as_str()).map(|(_, count)| count).sum();
+        if policy == OnBadVector::Fail && bad > 0 {
+            return Err(Error::input(format!("rows have no sound vector rows=`{bad}` statuses=`{}`", json!(self.statuses)))
+                .hint("mend the rows, filter them out, or set `on_bad_vector: keep`"));
+        }
+        let Value::Object(facts) = json!({"statuses": self.statuses, "tokens": self.tokens, "truncated": self.truncated}) else {
+            return Err(Error::internal("a tally is an object"));
+        };
+        Ok(facts)
     }
 }

@@ -1,11 +1,26 @@
 //! `exact_dedup`: of the rows whose normalised columns are equal, keeps one.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::policy::Keep;
+use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, Int64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, SchemaRef};
+use futures::future::BoxFuture;
+use serde_json::{Map, Value, json};
+
+use super::carry::ORDER;
+use super::columns::{Drops, column, numbers, order_type, order_values, row_column, row_schema};
+use super::policy::{Keep, Order};
+use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
+use crate::dataset::schema::{TextValues, is_text, text_values};
 use crate::declare::shape::{defaulted, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
+use crate::engine::sort::{SortKey, sort};
+use crate::engine::{Engine, map};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ids::StageId;
+use crate::text::normalise::{Buffers, Step, normalise};
 use crate::words;
 
 words! {
@@ -79,5 +94,217 @@ impl ExactDedupConfig {
     pub fn canonical(&self) -> Value {
         let normalize: Vec<&str> = self.normalize.iter().map(|step| step.word()).collect();
         json!({"columns": self.columns, "keep": self.keep.canonical(), "normalize": normalize})
+    }
+}
+
+impl Stage for ExactDedupConfig {
+    fn kind(&self) -> &'static str {
+        "exact_dedup"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn canonical(&self) -> Value {
+        Self::canonical(self)
+    }
+
+    fn shape(&self) -> StageShape {
+        StageShape::Barrier
+    }
+
+    fn needs(&self, _: &Roles) -> Needs {
+        let mut columns = self.columns.clone();
+        if let Keep::By { column, .. } = &self.keep {
+            columns.push(column.clone());
+        }
+        Needs { columns, ..Needs::default() }
+    }
+
+    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        Ok(Some(Box::new(Fingerprinter::try_new(self, cx)?)))
+    }
+
+    fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
+        Some(Box::new(ExactDedup { keep: self.keep.clone() }))
+    }
+}
+
+const HIGH: &str = "hash_high";
+const LOW: &str = "hash_low";
+
+/// Hashes the normalised columns of each row: BLAKE3, 128 bits.
+///
+/// A value is hashed as a tag (null, text, binary or other), its length and its bytes, so that no two rows that differ run together;
+/// nulls equal nulls and empty texts equal empty texts.
+struct Fingerprinter {
+    columns: Vec<usize>,
+    steps: Vec<Step>,
+    order: Option<OrderKey>,
+    row: usize,
+    output: SchemaRef,
+    buffer: Vec<u8>,
+    normaliser: Buffers,
+}
+
+/// What orders the rows of a group, beside the row id.
+enum OrderKey {
+    /// Bytes of the columns as they stand in the shard.
+    Length,
+    /// A column of the shard.
+    Column(usize, DataType),
+}
+
+impl Fingerprinter {
+    fn try_new(config: &ExactDedupConfig, cx: &ScanContext<'_>) -> Result<Self> {
+        let columns = config.columns.iter().map(|name| column(cx, name)).collect::<Result<Vec<_>>>()?;
+        for index in &columns {
+            let field = cx.schema.field(*index);
+            if field.data_type().is_nested() && !matches!(field.data_type(), DataType::Dictionary(..)) {
+                return Err(Error::input(format!("a nested column cannot be compared stage=`{}` column=`{}`", cx.stage, field.name()))
+                    .hint("name columns of text, numbers, times or bytes"));
+            }
+        }
+        let mut fields = vec![ArrowField::new(HIGH, DataType::UInt64, false), ArrowField::new(LOW, DataType::UInt64, false)];
+        let order = match &config.keep {
+            Keep::Longest | Keep::Shortest => {
+                fields.push(ArrowField::new(ORDER, DataType::Int64, false));
+                Some(OrderKey::Length)
+            }
+            Keep::By { column: name, .. } => {
+                let index = column(cx, name)?;
+                let kind = order_type(cx, cx.schema.field(index))?;
+                fields.push(ArrowField::new(ORDER, kind.clone(), true));
+                Some(OrderKey::Column(index, kind))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            columns,
+            steps: config.normalize.clone(),
+            order,
+            row: row_column(cx)?,
+            output: row_schema(&fields.into()),
+            buffer: Vec::new(),
+            normaliser: Buffers::default(),
+        })
+    }
+}
+
+impl RowLocal for Fingerprinter {
+    fn makes(&self) -> ArrowFields {
+        self.output.fields().iter().skip(1).cloned().collect()
+    }
+
+    fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let values = self.columns.iter().map(|index| Values::of(batch.column(*index))).collect::<Result<Vec<_>>>()?;
+        let rows = batch.num_rows();
+        let (mut high, mut low, mut lengths) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::new());
+        for row in 0..rows {
+            self.buffer.clear();
+            let mut length = 0;
+            for column in &values {
+                length += column.append(row, &self.steps, &mut self.normaliser, &mut self.buffer);
+            }
+            let hash = blake3::hash(&self.buffer);
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *hash.as_bytes();
+            high.push(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+            low.push(u64::from_le_bytes([i, j, k, l, m, n, o, p]));
+            if matches!(self.order, Some(OrderKey::Length)) {
+                lengths.push(length as i64);
+            }
+        }
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::clone(batch.column(self.row)), Arc::new(UInt64Array::from(high)), Arc::new(UInt64Array::from(low))];
+        match &self.order {
+            Some(OrderKey::Length) => columns.push(Arc::new(Int64Array::from(lengths))),
+            Some(OrderKey::Column(index, kind)) => columns.push(order_values(batch.column(*index), kind)?),
+            None => {}
+        }
+        RecordBatch::try_new(Arc::clone(&self.output), columns).context(Kind::Internal, || "cannot build fingerprints".into())
+    }
+}
+
+/// One column's values as bytes.
+enum Values<'a> {
+    Text(TextValues<'a>),
+    Binary(BinaryArray),
+    /// Anything else, as the engine writes it.
+    Other(StringArray),
+}
+
+impl<'a> Values<'a> {
+    fn of(array: &'a ArrayRef) -> Result<Self> {
+        if is_text(array.data_type()) {
+            return text_values(array.as_ref()).map(Self::Text);
+        }
+        let binary = matches!(array.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_));
+        let target = if binary { DataType::Binary } else { DataType::Utf8 };
+        let array = cast(array, &target).context(Kind::Input, || format!("a column of this type cannot be compared type=`{}`", array.data_type()))?;
+        Ok(if binary { Self::Binary(array.as_binary::<i32>().clone()) } else { Self::Other(array.as_string::<i32>().clone()) })
+    }
+
+    /// Appends the value's tag, length and bytes; gives the bytes that it has in the shard.
+    fn append(&self, row: usize, steps: &[Step], normaliser: &mut Buffers, buffer: &mut Vec<u8>) -> usize {
+        let (tag, bytes) = match self {
+            Self::Text(text) => {
+                let Some(text) = text.get(row) else { return null(buffer) };
+                let length = text.len();
+                tagged(1, normalise(steps, text, normaliser).as_bytes(), buffer);
+                return length;
+            }
+            Self::Binary(array) if array.is_valid(row) => (2, array.value(row)),
+            Self::Other(array) if array.is_valid(row) => (3, array.value(row).as_bytes()),
+            Self::Binary(_) | Self::Other(_) => return null(buffer),
+        };
+        tagged(tag, bytes, buffer);
+        bytes.len()
+    }
+}
+
+fn null(buffer: &mut Vec<u8>) -> usize {
+    buffer.push(0);
+    0
+}
+
+fn tagged(tag: u8, bytes: &[u8], buffer: &mut Vec<u8>) {
+    buffer.push(tag);
+    buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    buffer.extend_from_slice(bytes);
+}
+
+/// Sorts by (hash, keep order, row) and walks the groups: the first of each is kept, the others name it.
+#[derive(Debug)]
+struct ExactDedup {
+    keep: Keep,
+}
+
+impl Barrier for ExactDedup {
+    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            let mut keys = vec![SortKey::ascending(HIGH), SortKey::ascending(LOW)];
+            match &self.keep {
+                Keep::Longest | Keep::By { order: Order::Descending, .. } => keys.push(SortKey::descending(ORDER)),
+                Keep::Shortest | Keep::By { order: Order::Ascending, .. } => keys.push(SortKey::ascending(ORDER)),
+                _ => {}
+            }
+            keys.push(if matches!(self.keep, Keep::Last) { SortKey::descending(ROW_ID) } else { SortKey::ascending(ROW_ID) });
+            let grouped = sort(engine, input.stream, &keys)?;
+            let mut group: Option<(u64, u64, u64)> = None;
+            let duplicates = map(grouped, drop_fields(), move |batch| {
+                let (high, low, rows) = (numbers(&batch, HIGH)?, numbers(&batch, LOW)?, numbers(&batch, ROW_ID)?);
+                let mut drops = Drops::default();
+                for ((high, low), row) in high.iter().zip(low.iter()).zip(rows.iter()) {
+                    match group {
+                        Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None),
+                        _ => group = Some((*high, *low, *row)),
+                    }
+                }
+                drops.finish()
+            });
+            let drops = sort(engine, duplicates, &[SortKey::ascending(ROW_ID)])?;
+            Ok(Outcome { drops, report: Map::new() })
+        })
     }
 }

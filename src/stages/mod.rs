@@ -1,19 +1,23 @@
 //! What a user writes under `stages`: the closed registry of stage kinds, and one file a kind (config first, then its operator).
 
-use serde_json::Value;
-
+use self::seam::Stage;
 use crate::declare::shape::optional;
 use crate::declare::{Field, Fields, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::ids::StageId;
 
+mod carry;
+mod columns;
+mod draw;
 pub mod embed;
 pub mod exact_dedup;
 pub mod filter;
 pub mod policy;
 pub mod prototypes;
 pub mod sample;
+pub mod seam;
 pub mod semantic_dedup;
+mod vectors;
 
 pub use embed::EmbedConfig;
 pub use exact_dedup::ExactDedupConfig;
@@ -64,32 +68,6 @@ impl StageConfig {
         })
     }
 
-    /// The kind's name in the pipeline file.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Filter(_) => "filter",
-            Self::Sample(_) => "sample",
-            Self::ExactDedup(_) => "exact_dedup",
-            Self::Embed(_) => "embed",
-            Self::SemanticDedup(_) => "semantic_dedup",
-            Self::Prototypes(_) => "prototypes",
-        }
-    }
-
-    /// All that can change the stage's result, with defaults filled in and keys sorted: what is hashed into the plan.
-    #[must_use]
-    pub fn canonical(&self) -> Value {
-        match self {
-            Self::Filter(config) => config.canonical(),
-            Self::Sample(config) => config.canonical(),
-            Self::ExactDedup(config) => config.canonical(),
-            Self::Embed(config) => config.canonical(),
-            Self::SemanticDedup(config) => config.canonical(),
-            Self::Prototypes(config) => config.canonical(),
-        }
-    }
-
     /// Whether the stage compares vectors, and so needs an embed stage above it.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
@@ -110,5 +88,20 @@ impl StageConfig {
     #[must_use]
     pub fn makes_column(&self) -> bool {
         matches!(self, Self::Embed(_))
+    }
+}
+
+impl std::ops::Deref for StageConfig {
+    type Target = dyn Stage;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Filter(config) => config,
+            Self::Sample(config) => config,
+            Self::ExactDedup(config) => config,
+            Self::Embed(config) => config,
+            Self::SemanticDedup(config) => config,
+            Self::Prototypes(config) => config,
+        }
     }
 }

@@ -1,12 +1,23 @@
 //! `prototypes`: keeps the rows that are hardest to tell from their cluster's centroid (Sorscher et al. 2022).
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use serde_json::{Map, Value, json};
+
+use super::columns::Drops;
 use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::vectors::{Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
+use crate::engine::{Engine, spawn};
+use crate::error::Result;
 use crate::ids::StageId;
+use crate::random::Random;
+use crate::select::{self, prototypes};
+use crate::vector::kmeans::KMeans;
 
 /// `prototypes: {...}`.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,5 +80,92 @@ impl PrototypesConfig {
             "on_bad_vector": self.on_bad_vector.word(),
             "seed": self.seed,
         })
+    }
+}
+
+impl Stage for PrototypesConfig {
+    fn kind(&self) -> &'static str {
+        "prototypes"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn canonical(&self) -> Value {
+        Self::canonical(self)
+    }
+
+    fn shape(&self) -> StageShape {
+        StageShape::Barrier
+    }
+
+    fn needs(&self, _: &Roles) -> Needs {
+        Needs::default()
+    }
+
+    fn row_local(&self, _: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        Ok(None)
+    }
+
+    fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
+        Some(Box::new(Prototypes { config: self.clone(), stage: stage.clone() }))
+    }
+}
+
+/// Clusters the rows that reach it anew, and drops the most prototypical until the budget is met.
+#[derive(Debug)]
+struct Prototypes {
+    config: PrototypesConfig,
+    stage: StageId,
+}
+
+impl Barrier for Prototypes {
+    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            let gathered = gather(engine, input).await?;
+            let (drops, report) = spawn::blocking("selecting prototypes", move || self.decide(&gathered)).await?;
+            Ok(Outcome { drops: drops.into_stream()?, report })
+        })
+    }
+}
+
+impl Prototypes {
+    fn decide(&self, gathered: &Gathered) -> Result<(Drops, Map<String, Value>)> {
+        let config = &self.config;
+        let rows = gathered.rows.len();
+        let mut report = Map::new();
+        let mut drops = Drops::default();
+        gathered.settle_bad(config.on_bad_vector, &mut drops, &mut report)?;
+        let bad_kept = if config.on_bad_vector == OnBadVector::Keep { gathered.bad.len() } else { 0 };
+        // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
+        let budget = match config.budget {
+            Budget::Fraction(fraction) => select::Budget::Fraction(fraction),
+            Budget::Rows(rows) => select::Budget::Rows(rows),
+        };
+        let keep = budget.of(rows + gathered.bad.len()).saturating_sub(bad_kept).min(rows);
+        report.insert("budget".into(), json!(keep));
+        if rows == 0 {
+            return Ok((drops, report));
+        }
+        let k = match config.k {
+            Clusters::Fixed(k) => k as usize,
+            Clusters::Auto => (rows as f64).sqrt().round() as usize,
+        }
+        .clamp(1, rows);
+        let matrix = gathered.vectors.matrix();
+        let model = KMeans::fit(matrix, k, config.iterations as usize, &Random::new(config.seed, self.stage.as_str()))?;
+        let (cells, similarities) = model.assign(matrix);
+        let distances: Vec<f64> = similarities.iter().map(|similarity| 1.0 - similarity).collect();
+        let cell_count = model.centroids().rows();
+        let kept = prototypes::select(&cells, cell_count, &distances, keep, config.balance);
+        let mut order: Vec<u32> = (0..rows as u32).collect();
+        order.sort_by(|a, b| distances[*b as usize].total_cmp(&distances[*a as usize]));
+        for (rank, row) in order.into_iter().map(|row| row as usize).enumerate().filter(|(_, row)| !kept[*row]) {
+            let detail = json!({"budget": keep, "cell": cells[row], "rank": rank + 1});
+            drops.push(gathered.rows[row], "not_selected", None, Some(distances[row]), Some(detail.to_string()));
+        }
+        report.insert("cells".into(), json!(cell_count));
+        Ok((drops, report))
     }
 }

@@ -1,10 +1,24 @@
 //! `sample`: keeps a random share or number of rows, independent of sharding and threads.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter;
+use arrow::datatypes::Fields as ArrowFields;
+use futures::future::BoxFuture;
+use serde_json::{Map, Value, json};
+
+use super::columns::{Drops, numbers, row_schema};
+use super::draw::{self, Draw};
 use super::policy::{self, Budget};
+use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
 use crate::declare::{Field, Fields};
 use crate::diagnostic::Diagnostics;
+use crate::engine::sort::{SortKey, sort};
+use crate::engine::{Engine, map};
+use crate::error::{Context as _, Kind, Result};
+use crate::ids::StageId;
+use crate::random;
 
 /// `sample: {keep_fraction | keep_rows, seed}`.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,5 +42,92 @@ impl SampleConfig {
     #[must_use]
     pub fn canonical(&self) -> Value {
         json!({"keep": self.budget.canonical(), "seed": self.seed})
+    }
+}
+
+impl Stage for SampleConfig {
+    fn kind(&self) -> &'static str {
+        "sample"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn canonical(&self) -> Value {
+        Self::canonical(self)
+    }
+
+    fn shape(&self) -> StageShape {
+        match self.budget {
+            Budget::Fraction(_) => StageShape::RowLocal,
+            Budget::Rows(_) => StageShape::Barrier,
+        }
+    }
+
+    fn needs(&self, roles: &Roles) -> Needs {
+        draw::needs(roles)
+    }
+
+    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        let draw = Draw::try_new(cx, self.seed)?;
+        Ok(Some(match self.budget {
+            Budget::Fraction(fraction) => Box::new(Share { draw, fraction }),
+            Budget::Rows(_) => Box::new(draw),
+        }))
+    }
+
+    fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
+        match self.budget {
+            Budget::Fraction(_) => None,
+            Budget::Rows(rows) => Some(Box::new(Smallest { rows })),
+        }
+    }
+}
+
+/// Keeps the rows whose draw lies in the first `fraction` of all draws.
+struct Share {
+    draw: Draw,
+    fraction: f64,
+}
+
+impl RowLocal for Share {
+    fn makes(&self) -> ArrowFields {
+        ArrowFields::empty()
+    }
+
+    fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let drawn = self.draw.apply(batch)?;
+        let draws = numbers(&drawn, draw::COLUMN)?;
+        let kept: BooleanArray = draws.values().iter().map(|draw| Some(random::as_unit(*draw) < self.fraction)).collect();
+        let rows = filter(drawn.column(0), &kept).context(Kind::Internal, || "cannot filter row numbers".into())?;
+        RecordBatch::try_new(row_schema(&ArrowFields::empty()), vec![rows]).context(Kind::Internal, || "cannot build a sample".into())
+    }
+}
+
+/// Keeps the rows with the smallest draws.
+#[derive(Debug)]
+struct Smallest {
+    rows: u64,
+}
+
+impl Barrier for Smallest {
+    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            let sorted = sort(engine, input.stream, &[SortKey::ascending(draw::COLUMN), SortKey::ascending(ROW_ID)])?;
+            let mut rank = 0_u64;
+            let budget = self.rows;
+            let left_out = map(sorted, drop_fields(), move |batch| {
+                let mut drops = Drops::default();
+                for row in numbers(&batch, ROW_ID)?.values() {
+                    rank += 1;
+                    if rank > budget {
+                        drops.push(*row, "not_selected", None, None, Some(json!({"budget": budget, "rank": rank}).to_string()));
+                    }
+                }
+                drops.finish()
+            });
+            Ok(Outcome { drops: sort(engine, left_out, &[SortKey::ascending(ROW_ID)])?, report: Map::new() })
+        })
     }
 }

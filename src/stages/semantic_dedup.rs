@@ -1,12 +1,28 @@
 //! `semantic_dedup`: of rows whose vectors are near to each other, keeps one (SemDeDup, Abbas et al. 2023).
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::policy::{self, Clusters, Keep, OnBadVector};
+use futures::future::BoxFuture;
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::carry::Carry;
+use super::columns::Drops;
+use super::draw;
+use super::policy::{self, Clusters, Keep, OnBadVector, Order};
+use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::vectors::{Gathered, gather};
+use crate::cluster::{self, AnyEarlier, Components, Dropped, Keep as KeepOrder, Star, Threshold};
 use crate::declare::shape::{defaulted, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
+use crate::engine::{Engine, Stop, spawn};
+use crate::error::Result;
 use crate::ids::StageId;
+use crate::random::Random;
+use crate::vector::dot::similarity;
+use crate::vector::flat::{Rows, compare_earlier, nearest};
+use crate::vector::kmeans::KMeans;
 use crate::words;
 
 words! {
@@ -127,4 +143,210 @@ impl SemanticDedupConfig {
             "seed": self.seed,
         })
     }
+}
+
+impl Stage for SemanticDedupConfig {
+    fn kind(&self) -> &'static str {
+        "semantic_dedup"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn canonical(&self) -> Value {
+        Self::canonical(self)
+    }
+
+    fn shape(&self) -> StageShape {
+        StageShape::Barrier
+    }
+
+    fn needs(&self, roles: &Roles) -> Needs {
+        match &self.keep {
+            Keep::By { column, .. } => Needs { columns: vec![column.clone()], ..Needs::default() },
+            Keep::Random => draw::needs(roles),
+            _ => Needs::default(),
+        }
+    }
+
+    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        Ok(match &self.keep {
+            Keep::By { column, .. } => Some(Box::new(Carry::try_new(cx, column)?)),
+            Keep::Random => Some(Box::new(draw::Draw::try_new(cx, self.seed)?)),
+            _ => None,
+        })
+    }
+
+    fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
+        Some(Box::new(SemanticDedup { config: self.clone(), stage: stage.clone() }))
+    }
+}
+
+/// Below this many rows `k: auto` compares all pairs.
+const EXACT_BELOW: usize = 20_000;
+/// Rows a cell that `k: auto` aims at: the mean cell of the paper's largest run (440M images, 50,000 cells).
+const CELL_ROWS: usize = 8_800;
+/// Rows and cells that the efficiency of the clustering is estimated from (section 5 of the paper looks at 20 cells).
+const EFFICIENCY_ROWS: usize = 128;
+const EFFICIENCY_CELLS: usize = 20;
+
+/// Compares rows inside cells of a spherical k-means, in keep order.
+#[derive(Debug)]
+struct SemanticDedup {
+    config: SemanticDedupConfig,
+    stage: StageId,
+}
+
+impl Barrier for SemanticDedup {
+    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            let gathered = gather(engine, input).await?;
+            let stop = engine.stop().clone();
+            let (drops, report) = spawn::blocking("semantic deduplication", move || self.decide(&gathered, &stop)).await?;
+            Ok(Outcome { drops: drops.into_stream()?, report })
+        })
+    }
+}
+
+impl SemanticDedup {
+    fn decide(&self, gathered: &Gathered, stop: &Stop) -> Result<(Drops, Map<String, Value>)> {
+        let config = &self.config;
+        let rows = gathered.rows.len();
+        let k = match config.k {
+            Clusters::Fixed(k) => k as usize,
+            Clusters::Auto if rows < EXACT_BELOW => 1,
+            Clusters::Auto => rows.div_ceil(CELL_ROWS),
+        };
+        let mut report = Map::new();
+        let mut drops = Drops::default();
+        gathered.settle_bad(config.on_bad_vector, &mut drops, &mut report)?;
+        let matrix = gathered.vectors.matrix();
+        let needs_centroids = k > 1 || matches!(config.keep, Keep::Hard | Keep::Easy);
+        let model = if needs_centroids && rows > 0 {
+            let random = Random::new(config.seed, self.stage.as_str());
+            Some(KMeans::fit(matrix, k.min(rows), config.iterations as usize, &random)?)
+        } else {
+            None
+        };
+        let (cells, similarities) = model.as_ref().map_or_else(|| (vec![0; rows], vec![0.0; rows]), |model| model.assign(matrix));
+        let distances: Vec<f64> = similarities.iter().map(|similarity| 1.0 - similarity).collect();
+        let order = match &config.keep {
+            Keep::Last => KeepOrder::Last,
+            Keep::Hard => KeepOrder::Hard(&distances),
+            Keep::Easy => KeepOrder::Easy(&distances),
+            Keep::Random => KeepOrder::Random(&gathered.draws),
+            Keep::By { order, .. } => KeepOrder::By { ranks: &gathered.ranks, descending: *order == Order::Descending },
+            Keep::First | Keep::Longest | Keep::Shortest => KeepOrder::First,
+        }
+        .order(rows);
+        let mut members: Vec<Vec<u32>> = vec![Vec::new(); model.as_ref().map_or(1, |model| model.centroids().rows())];
+        for row in order {
+            members[cells[row as usize] as usize].push(row);
+        }
+        let on_equal = match config.on_equal {
+            OnEqual::Keep => cluster::OnEqual::Keep,
+            OnEqual::Drop => cluster::OnEqual::Drop,
+        };
+        let thresholds: Vec<Threshold> =
+            std::iter::once(config.epsilon).chain(config.report.iter().copied()).map(|epsilon| Threshold::epsilon(epsilon, on_equal)).collect();
+        // Cells are independent; inside a large one its blocks are.
+        let decided = members.par_iter().map(|members| {
+            stop.check()?;
+            Ok(decide_cell(config.rule, Rows::some(matrix, members), &thresholds))
+        });
+        let decided = decided.collect::<Result<Vec<_>>>()?;
+        let (mut counts, mut orphans) = (vec![0_u64; thresholds.len()], 0_u64);
+        for (cell, (members, decisions)) in members.iter().zip(decided).enumerate() {
+            for (count, decisions) in counts.iter_mut().zip(&decisions) {
+                *count += decisions.iter().flatten().count() as u64;
+            }
+            for (place, dropped) in decisions.first().into_iter().flatten().enumerate().filter_map(|(place, dropped)| Some((place, (*dropped)?))) {
+                let id = |place: u32| gathered.rows[members[place as usize] as usize];
+                let mut detail = Map::new();
+                if members.len() < rows {
+                    detail.insert("cell".into(), json!(cell));
+                }
+                if dropped.representative.is_none() {
+                    orphans += 1;
+                    detail.insert("orphan".into(), json!(true));
+                }
+                let accepted = thresholds.first().is_some_and(|threshold| threshold.accepts(dropped.similarity));
+                if !accepted {
+                    // A component's survivor may be any distance away: it is named here, and not as a duplicate.
+                    detail.insert("chained".into(), json!(true));
+                }
+                let detail = (!detail.is_empty()).then(|| Value::Object(detail).to_string());
+                let kept = dropped.representative.filter(|_| accepted).map(id);
+                drops.push(id(place as u32), "semantic_duplicate", kept, Some(dropped.similarity), detail);
+            }
+        }
+        let sizes = members.iter().map(Vec::len);
+        report.insert("cells".into(), json!(members.len()));
+        report.insert("largest_cell".into(), json!(sizes.max().unwrap_or(0)));
+        if config.rule == Rule::AnyEarlier {
+            report.insert("orphans".into(), json!(orphans));
+        }
+        let by_epsilon: Vec<Value> = std::iter::once(&config.epsilon)
+            .chain(&config.report)
+            .zip(&counts)
+            .map(|(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": rows as u64 - dropped}))
+            .collect();
+        report.insert("by_epsilon".into(), Value::Array(by_epsilon));
+        if let Some(model) = model.filter(|_| members.len() > 1) {
+            report.insert("efficiency".into(), efficiency(gathered, &model, &cells, &members, thresholds.first()));
+        }
+        Ok((drops, report))
+    }
+}
+
+fn decide_cell(rule: Rule, rows: Rows<'_>, thresholds: &[Threshold]) -> Vec<Vec<Option<Dropped>>> {
+    let minimum = Threshold::loosest(thresholds);
+    match rule {
+        Rule::Star => {
+            let mut star = Star::new(rows.len(), thresholds);
+            compare_earlier(rows, minimum, &mut star, Star::wants, Star::offer, |star, row| star.decide(row));
+            star.finish()
+        }
+        Rule::AnyEarlier => {
+            let mut any = AnyEarlier::new(rows.len());
+            compare_earlier(rows, minimum, &mut any, AnyEarlier::wants, AnyEarlier::offer, |any, row| any.decide(row));
+            let decisions = |threshold: &Threshold| {
+                any.decisions(*threshold, |dropped, kept| {
+                    let pick = |places: &[u32]| places.iter().map(|place| rows.index(*place as usize)).collect::<Vec<u32>>();
+                    let (dropped, kept) = (pick(dropped), pick(kept));
+                    nearest(Rows::some(rows.matrix(), &dropped), Rows::some(rows.matrix(), &kept), threshold.minimum())
+                })
+            };
+            thresholds.iter().map(decisions).collect()
+        }
+        Rule::Components => {
+            let mut components = Components::new(rows.len(), thresholds);
+            compare_earlier(rows, minimum, &mut components, Components::wants, Components::offer, |components, row| components.decide(row));
+            components.finish(|a, b| similarity(rows.row(a as usize), rows.row(b as usize)))
+        }
+    }
+}
+
+/// Dedup efficiency of the clustering: of the duplicate pairs of some rows with rows of the nearest cells, the share that lies
+/// inside one cell (SemDeDup's eta).
+fn efficiency(gathered: &Gathered, model: &KMeans, cells: &[u32], members: &[Vec<u32>], threshold: Option<&Threshold>) -> Value {
+    let Some(threshold) = threshold else { return Value::Null };
+    let matrix = gathered.vectors.matrix();
+    let step = (cells.len() / EFFICIENCY_ROWS).max(1);
+    let counts = (0..cells.len()).step_by(step).take(EFFICIENCY_ROWS).collect::<Vec<_>>().into_par_iter().map(|row| {
+        let vector = matrix.row(row);
+        let mut near: Vec<(f64, usize)> = (0..members.len()).map(|cell| (similarity(vector, model.centroids().row(cell)), cell)).collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let own = cells[row] as usize;
+        let count = |cell: usize| {
+            members[cell].iter().filter(|other| **other as usize != row && threshold.accepts(similarity(vector, matrix.row(**other as usize)))).count() as u64
+        };
+        let within = count(own);
+        let beyond: u64 = near.iter().filter(|(_, cell)| *cell != own).take(EFFICIENCY_CELLS).map(|(_, cell)| count(*cell)).sum();
+        (within, within + beyond)
+    });
+    let (within, near) = counts.reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let percent = if near == 0 { Value::Null } else { json!(100.0 * within as f64 / near as f64) };
+    json!({"eta_percent": percent, "pairs_near": near, "pairs_within": within, "rows": cells.len().div_ceil(step).min(EFFICIENCY_ROWS)})
 }

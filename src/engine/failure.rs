@@ -1,0 +1,44 @@
+//! Failures that cross the engine's door keep their class in both directions.
+
+use datafusion::error::DataFusionError;
+
+use crate::error::{Error, Kind};
+
+/// Carries one of our errors through the engine.
+#[must_use]
+pub fn into_datafusion(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// Finds our own error inside the engine's, or classifies the engine's own.
+#[must_use]
+pub fn from_datafusion(error: DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(source) => match source.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(foreign) => Error::internal("the engine failed").caused_by(foreign),
+        },
+        DataFusionError::Context(_, inner) => from_datafusion(*inner),
+        DataFusionError::ResourcesExhausted(message) => Error::resources("the memory budget of the engine is used up")
+            .caused_by(message)
+            .hint("give more with --memory, or make room for spill in the work folder"),
+        DataFusionError::IoError(source) => Error::storage("the engine cannot read or write its spill files").caused_by(source),
+        DataFusionError::ArrowError(source, _) => {
+            Error::new(Kind::Input, "a value cannot be computed").caused_by(source).hint("guard the expression, or filter the rows first")
+        }
+        DataFusionError::Execution(message) => Error::new(Kind::Input, "a value cannot be computed").caused_by(message),
+        other => Error::internal("the engine failed").caused_by(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_errors_keep_their_class_on_the_way_through() {
+        let error = from_datafusion(into_datafusion(Error::input("x")).context("while sorting"));
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Input, "x"));
+        assert_eq!(from_datafusion(DataFusionError::ResourcesExhausted("y".into())).kind(), Kind::Resources);
+    }
+}

@@ -1,0 +1,153 @@
+//! From a checked pipeline to a plan: which stages a source's first scan decides, which columns it reads, what stands below what.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::graph::Graph;
+pub use super::graph::Input;
+use crate::config::model::{Pipeline, Sink};
+use crate::ids::StageId;
+use crate::stages::seam::{Roles, Shape};
+use crate::stages::StageConfig;
+
+/// A pipeline that can be run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The pipeline's name.
+    pub name: String,
+    /// The sources, as written.
+    pub sources: Vec<PlannedSource>,
+    /// The stages, inputs before what reads them, else in file order.
+    pub stages: Vec<PlannedStage>,
+    /// What the sink receives.
+    pub sink_input: Input,
+    /// The sink.
+    pub sink: Sink,
+    /// The stages whose columns the output gets, as places in `stages`.
+    pub add: Vec<usize>,
+}
+
+/// A source in a plan.
+#[derive(Debug, Clone)]
+pub struct PlannedSource {
+    /// Its id.
+    pub id: StageId,
+    /// Which columns are the text and the id.
+    pub roles: Roles,
+    /// The stages that its first scan decides or makes features for, in order.
+    pub steps: Vec<usize>,
+    /// The columns that the first scan reads; `None` for all.
+    pub columns: Option<Vec<String>>,
+}
+
+/// A stage in a plan.
+#[derive(Debug, Clone)]
+pub struct PlannedStage {
+    /// Its id.
+    pub id: StageId,
+    /// Its configuration.
+    pub config: StageConfig,
+    /// Its inputs.
+    pub inputs: Vec<Input>,
+    /// The stage whose vectors it compares, as a place in the plan.
+    pub embedding: Option<usize>,
+    /// For each source, whether its rows can reach this stage.
+    pub reached_by: Vec<bool>,
+}
+
+impl Plan {
+    /// Compiles a pipeline whose graph has been checked.
+    #[must_use]
+    pub fn compile(pipeline: &Pipeline, graph: &Graph) -> Self {
+        // The graph counts stages as the file does, the plan as they are run.
+        let place = |stage: usize| graph.order().iter().position(|other| *other == stage).unwrap_or(0);
+        let input = |input: &Input| match input {
+            Input::Source(source) => Input::Source(*source),
+            Input::Stage(stage) => Input::Stage(place(*stage)),
+        };
+        let mut stages: Vec<PlannedStage> = Vec::with_capacity(graph.order().len());
+        for index in graph.order() {
+            let entry = &pipeline.stages[*index];
+            let inputs: Vec<Input> = graph.inputs(*index).iter().map(input).collect();
+            let reached_by = (0..pipeline.sources.len())
+                .map(|source| {
+                    inputs.iter().any(|input| match input {
+                        Input::Source(other) => *other == source,
+                        Input::Stage(stage) => stages.get(*stage).is_some_and(|stage| stage.reached_by[source]),
+                    })
+                })
+                .collect();
+            let embedding = graph.embedding(*index).map(place);
+            stages.push(PlannedStage { id: entry.id.clone(), config: entry.config.clone(), inputs, embedding, reached_by });
+        }
+        let sources = pipeline.sources.iter().enumerate().map(|(index, source)| {
+            let roles = Roles { text: source.text.clone(), id: source.id_column.clone() };
+            let steps: Vec<usize> = (0..stages.len()).filter(|stage| stages[*stage].reached_by[index] && stages[*stage].config.shape() != Shape::Feature).collect();
+            let mut columns: Vec<String> = roles.id.iter().cloned().collect();
+            let mut all = false;
+            for step in &steps {
+                let needs = stages[*step].config.needs(&roles);
+                all |= needs.all_columns;
+                columns.extend(needs.columns.iter().map(|name| roles.column(name).to_owned()));
+            }
+            columns.sort_unstable();
+            columns.dedup();
+            PlannedSource { id: source.id.clone(), roles, steps, columns: (!all).then_some(columns) }
+        });
+        Self {
+            name: pipeline.name.clone(),
+            sources: sources.collect(),
+            sink_input: Input::Stage(place(graph.sink())),
+            add: pipeline.sink.add.iter().filter_map(|id| stages.iter().position(|stage| stage.id == *id)).collect(),
+            sink: pipeline.sink.clone(),
+            stages,
+        }
+    }
+
+    /// Whether rows that stage `above` lets through can reach stage `below`.
+    #[must_use]
+    pub fn is_below(&self, below: usize, above: usize) -> bool {
+        self.stages.get(below).is_some_and(|stage| {
+            stage.inputs.iter().any(|input| matches!(input, Input::Stage(stage) if *stage == above || self.is_below(*stage, above)))
+        })
+    }
+
+    /// Whether what stage `stage` lets through goes to the sink.
+    #[must_use]
+    pub fn reaches_sink(&self, stage: usize) -> bool {
+        match self.sink_input {
+            Input::Stage(last) => last == stage || self.is_below(last, stage),
+            Input::Source(_) => false,
+        }
+    }
+
+    /// The plan as manifests hold it and run ids hash it: everything that can change the output, nothing that cannot.
+    /// `models` names the model of each embed stage that has one.
+    #[must_use]
+    pub fn canonical(&self, models: &BTreeMap<usize, String>) -> Value {
+        let name = |input: &Input| match input {
+            Input::Source(source) => self.sources[*source].id.to_string(),
+            Input::Stage(stage) => self.stages[*stage].id.to_string(),
+        };
+        let sources: Vec<Value> =
+            self.sources.iter().map(|source| json!({"id": source.id.as_str(), "text": source.roles.text, "id_column": source.roles.id})).collect();
+        let stages: Vec<Value> = self
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(index, stage)| {
+                json!({
+                    "id": stage.id.as_str(),
+                    "kind": stage.config.kind(),
+                    "version": stage.config.version(),
+                    "inputs": stage.inputs.iter().map(name).collect::<Vec<_>>(),
+                    "embedding": stage.embedding.map(|stage| self.stages[stage].id.to_string()),
+                    "config": stage.config.canonical(),
+                    "model": models.get(&index),
+                })
+            })
+            .collect();
+        json!({"sources": sources, "stages": stages, "sink": self.sink.canonical(), "sink_input": name(&self.sink_input)})
+    }
+}

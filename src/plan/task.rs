@@ -1,0 +1,73 @@
+//! Task keys: a hash of all that can change a task's artefact and of nothing else, so that a task whose artefact is there is done.
+
+use arrow::buffer::BooleanBuffer;
+
+use super::compile::{Input, Plan};
+use crate::ids::{ContentHash, Fingerprint, ShardId, TaskKey};
+use crate::stages::StageConfig;
+use crate::state::artefacts::FORMAT;
+
+/// The first scan of one shard: its content and the steps of its source.
+#[must_use]
+pub fn scan(plan: &Plan, source: usize, shard: &ContentHash, rows: u64) -> TaskKey {
+    let source_index = source;
+    let source = &plan.sources[source_index];
+    let mut key = Fingerprint::new("trommel scan").number(FORMAT).part(shard.as_bytes()).number(rows);
+    key = key.part(source.roles.id.as_deref().unwrap_or("")).part(source.roles.text.as_deref().unwrap_or(""));
+    for step in &source.steps {
+        key = stage(key, plan, *step);
+        for input in &plan.stages[*step].inputs {
+            key = match input {
+                Input::Source(other) => key.part(if *other == source_index { "source" } else { "other" }),
+                Input::Stage(stage) => key.part(plan.stages[*stage].id.as_str()),
+            };
+        }
+    }
+    key.finish().into()
+}
+
+/// An expensive feature of one shard: its content, which of its rows are live, and the identity of the model.
+#[must_use]
+pub fn feature(plan: &Plan, index: usize, shard: &ContentHash, column: &str, live: &BooleanBuffer, model: &blake3::Hash) -> TaskKey {
+    let key = Fingerprint::new("trommel feature").number(FORMAT).part(shard.as_bytes()).part(column);
+    let bits: Vec<u8> = live.iter().collect::<arrow::array::BooleanArray>().values().sliced().to_vec();
+    let config = &plan.stages[index].config;
+    let key = key.part(config.kind()).number(u64::from(config.version())).part(config.canonical().to_string());
+    key.number(live.len() as u64).part(bits).part(model.as_bytes()).finish().into()
+}
+
+/// A barrier: the artefacts that it reads, in the order of the corpus, and which of their rows are live.
+#[derive(Debug)]
+pub struct BarrierKey(Fingerprint);
+
+impl BarrierKey {
+    /// The key of stage `index`, before its inputs.
+    #[must_use]
+    pub fn new(plan: &Plan, index: usize) -> Self {
+        Self(stage(Fingerprint::new("trommel barrier").number(FORMAT), plan, index))
+    }
+
+    /// Adds what the barrier reads of one shard.
+    #[must_use]
+    pub fn shard(self, shard: ShardId, artefacts: &[TaskKey], live: &BooleanBuffer) -> Self {
+        let mut key = self.0.number(shard.ordinal() as u64).number(artefacts.len() as u64);
+        for artefact in artefacts {
+            key = key.part(artefact.as_bytes());
+        }
+        let bits: Vec<u8> = live.iter().collect::<arrow::array::BooleanArray>().values().sliced().to_vec();
+        Self(key.number(live.len() as u64).part(bits))
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn finish(self) -> TaskKey {
+        self.0.finish().into()
+    }
+}
+
+/// A stage as keys see it. Its id is part of them: draws are keyed by it, and it names columns of artefacts.
+fn stage(key: Fingerprint, plan: &Plan, index: usize) -> Fingerprint {
+    let stage = &plan.stages[index];
+    let config = &stage.config;
+    key.part(stage.id.as_str()).part(config.kind()).number(u64::from(config.version())).part(config.canonical().to_string())
+}

@@ -1,0 +1,168 @@
+//! Runs a barrier over the narrow rows of all shards and writes its drops, one table a shard.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{AsArray as _, RecordBatch, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use serde_json::{Map, Value, json};
+
+use super::context::RunContext;
+use super::narrow::NarrowReader;
+use crate::dataset::snapshot::Shard;
+use crate::engine::{next, rows_of};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ids::{RowId, TaskKey};
+use crate::plan::task::BarrierKey;
+use crate::stages::seam::{Narrow, ROW, Stage as _, drop_fields};
+use crate::state::artefacts::{Artefacts, Receipt, ReceiptFile, TableWriter};
+
+/// A barrier that is done.
+#[derive(Debug, Clone)]
+pub(super) struct Decided {
+    key: TaskKey,
+    files: BTreeMap<String, ReceiptFile>,
+    /// The stage's section of the report: rows in, rows dropped by reason, and what the stage itself counted.
+    pub(super) report: Map<String, Value>,
+}
+
+impl Decided {
+    fn new(key: TaskKey, receipt: Receipt) -> Self {
+        let files = receipt.files.into_iter().map(|file| (file.name.clone(), file)).collect();
+        Self { key, files, report: receipt.facts }
+    }
+
+    /// The table of one shard's drops; `None` if it has none.
+    pub(super) fn file(&self, artefacts: &Artefacts, shard: &Shard) -> Option<PathBuf> {
+        let name = table_name(shard.id.ordinal());
+        self.files.contains_key(&name).then(|| artefacts.file(&self.key, &name))
+    }
+}
+
+/// Shards are named by their place in the list that the task key hashes.
+fn table_name(ordinal: usize) -> String {
+    format!("{ordinal:08}.parquet")
+}
+
+/// The key of barrier `stage`, and how many rows reach it.
+fn key(cx: &RunContext, stage: usize) -> Result<(TaskKey, u64)> {
+    let planned = &cx.plan.stages[stage];
+    let mut key = BarrierKey::new(&cx.plan, stage);
+    let mut rows = 0;
+    for shard in cx.snapshot.shards.iter().filter(|shard| planned.reached_by[shard.source]) {
+        let live = cx.live(shard, stage)?.reaching(stage);
+        rows += live.count_set_bits() as u64;
+        let mut artefacts = vec![cx.scans[shard.id.ordinal()]];
+        artefacts.extend(planned.embedding.and_then(|embedding| cx.features.get(&embedding)?.get(shard.id.ordinal()).copied().flatten()));
+        key = key.shard(shard.id, &artefacts, &live);
+    }
+    Ok((key.finish(), rows))
+}
+
+/// Barrier `stage` if its artefact is there.
+pub(super) fn done(cx: &RunContext, stage: usize) -> Result<Option<Decided>> {
+    let (key, _) = key(cx, stage)?;
+    Ok(cx.artefacts.receipt(&key)?.map(|receipt| Decided::new(key, receipt)))
+}
+
+/// Runs barrier `stage`, unless its artefact is there; the flag says whether it was.
+pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, bool)> {
+    let (key, rows) = key(cx, stage)?;
+    if let Some(receipt) = cx.artefacts.receipt(&key)? {
+        return Ok((Decided::new(key, receipt), true));
+    }
+    let planned = &cx.plan.stages[stage];
+    let barrier = planned.config.barrier(&planned.id).ok_or_else(|| Error::internal("a stage that is no barrier"))?;
+    let reader = NarrowReader::open(Arc::clone(cx), stage)?;
+    let (schema, dimensions) = (reader.schema(), reader.dimensions());
+    let input = Narrow { rows, stream: rows_of(schema, reader), dimensions };
+    let outcome = barrier.run(&cx.engine, input).await.map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
+    let folder = cx.artefacts.begin(&key)?;
+    let mut drops = outcome.drops;
+    let mut writer = DropWriter { folder, open: None, files: Vec::new(), reasons: BTreeMap::new(), last: None };
+    while let Some(batch) = next(&mut drops).await {
+        cx.engine.stop().check()?;
+        writer.write(&batch?)?;
+    }
+    let (files, reasons) = writer.finish()?;
+    let dropped: u64 = reasons.values().sum();
+    let mut facts = outcome.report;
+    facts.insert("rows".into(), json!(rows));
+    facts.insert("dropped".into(), json!(reasons));
+    if dropped > rows {
+        return Err(Error::internal(format!("stage `{}` dropped more rows than reach it", planned.id)));
+    }
+    let receipt = Receipt { files, facts };
+    cx.artefacts.commit(&key, &receipt)?;
+    Ok((Decided::new(key, receipt), false))
+}
+
+/// Splits drops that are sorted by row id into one table a shard.
+struct DropWriter {
+    folder: PathBuf,
+    open: Option<(usize, TableWriter)>,
+    files: Vec<ReceiptFile>,
+    reasons: BTreeMap<String, u64>,
+    last: Option<u64>,
+}
+
+impl DropWriter {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let ids = batch.column(0).as_primitive::<UInt64Type>().values();
+        for reason in batch.column(1).as_string::<i32>().iter().flatten() {
+            match self.reasons.get_mut(reason) {
+                Some(count) => *count += 1,
+                None => {
+                    self.reasons.insert(reason.to_owned(), 1);
+                }
+            }
+        }
+        let mut from = 0;
+        while from < ids.len() {
+            let shard = RowId::from_bits(ids[from]).shard();
+            let until = from + ids[from..].partition_point(|id| RowId::from_bits(*id).shard() == shard);
+            for id in &ids[from..until] {
+                if self.last.is_some_and(|last| last >= *id) {
+                    return Err(Error::internal("a barrier's drops are not in row order"));
+                }
+                self.last = Some(*id);
+            }
+            let writer = match &mut self.open {
+                Some((ordinal, writer)) if *ordinal == shard.ordinal() => writer,
+                _ => {
+                    self.close()?;
+                    let writer = TableWriter::create(&self.folder, &table_name(shard.ordinal()), &table_fields())?;
+                    &mut self.open.insert((shard.ordinal(), writer)).1
+                }
+            };
+            let rows = UInt64Array::from_iter_values(ids[from..until].iter().map(|id| RowId::from_bits(*id).row()));
+            let slice = batch.slice(from, until - from);
+            let mut columns = slice.columns().to_vec();
+            columns[0] = Arc::new(rows);
+            let table = RecordBatch::try_new(table_fields(), columns).context(Kind::Internal, || "cannot build a shard's drops".into())?;
+            writer.write(&table)?;
+            from = until;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if let Some((_, writer)) = self.open.take() {
+            self.files.push(writer.finish()?);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(Vec<ReceiptFile>, BTreeMap<String, u64>)> {
+        self.close()?;
+        Ok((self.files, self.reasons))
+    }
+}
+
+/// Drops as a shard's table holds them: the row's number inside the shard in place of its id.
+fn table_fields() -> SchemaRef {
+    let mut fields: Vec<Field> = drop_fields().fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields[0] = Field::new(ROW, DataType::UInt64, false);
+    Arc::new(Schema::new(fields))
+}

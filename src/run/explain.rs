@@ -1,0 +1,179 @@
+//! What a run would do, without doing it: scans with columns and bytes, barriers, and which artefacts are there already.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::context::RunContext;
+use super::runner::{Prepared, RunOptions, scan_keys, schemas};
+use super::{barrier, feature};
+use crate::dataset::snapshot::Shard;
+use crate::engine::cluster::LocalCluster;
+use crate::engine::{Engine, EngineOptions};
+use crate::error::Result;
+use crate::stages::seam::{SharedEmbedder, Shape};
+use crate::state::artefacts::Artefacts;
+use crate::storage::local;
+use crate::telemetry::{Telemetry, bytes, count};
+
+/// What a run would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// Shards of the snapshot.
+    pub shards: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The phases, in order.
+    pub phases: Vec<PhasePlan>,
+    /// Compressed bytes of columns that the phases together expect to read; what is cached is not read.
+    pub bytes_to_read: u64,
+}
+
+/// One phase.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhasePlan {
+    /// `scan`, `feature`, `barrier`, `lineage` or `write`.
+    pub kind: &'static str,
+    /// The stages that it carries out.
+    pub stages: Vec<String>,
+    /// What it reads.
+    pub reads: String,
+    /// How many tasks it has.
+    pub tasks: u64,
+    /// How many of them are done; `None`: not known before earlier phases have run.
+    pub cached: Option<u64>,
+    /// Compressed bytes of columns that it would read.
+    pub bytes: u64,
+}
+
+/// Explains a run.
+pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry) -> Result<Explanation> {
+    let spill = local::TemporaryFolder::create()?;
+    let engine = Arc::new(Engine::start(EngineOptions {
+        threads: options.threads,
+        memory_bytes: options.memory_bytes,
+        batch_rows: options.batch_rows,
+        spill_folder: spill.path().to_owned(),
+    })?);
+    let snapshot = Arc::new(prepared.snapshot(options.limit_rows)?);
+    schemas(&prepared.plan, &snapshot)?;
+    let embedders = prepared.embedders(options, telemetry)?;
+    let mut context = RunContext {
+        cluster: LocalCluster::new(Arc::clone(&engine)),
+        engine,
+        artefacts: Artefacts::existing(&prepared.work),
+        plan: Arc::clone(&prepared.plan),
+        scans: scan_keys(&prepared.plan, &snapshot),
+        snapshot,
+        telemetry: telemetry.clone(),
+        features: BTreeMap::new(),
+        decisions: BTreeMap::new(),
+    };
+    let mut phases = scan_phases(&context)?;
+    let mut known = phases.iter().all(|phase| phase.cached == Some(phase.tasks));
+    for stage in 0..context.plan.stages.len() {
+        let phase = match context.plan.stages[stage].config.shape() {
+            Shape::RowLocal => continue,
+            Shape::Feature => feature_phase(&mut context, stage, embedders.get(&stage), known)?,
+            Shape::Barrier => barrier_phase(&mut context, stage, known)?,
+        };
+        known &= phase.cached == Some(phase.tasks);
+        phases.push(phase);
+    }
+    let shards = context.snapshot.shards.len() as u64;
+    let all: u64 = context.snapshot.shards.iter().map(|shard| shard.bytes).sum();
+    phases.push(PhasePlan { kind: "lineage", stages: Vec::new(), reads: "decisions and ids".into(), tasks: shards, cached: Some(0), bytes: 0 });
+    phases.push(PhasePlan { kind: "write", stages: Vec::new(), reads: "all columns".into(), tasks: shards, cached: Some(0), bytes: all });
+    let cached = |phase: &PhasePlan| phase.cached == Some(phase.tasks) && phase.tasks > 0;
+    let bytes_to_read = phases.iter().filter(|phase| !cached(phase)).map(|phase| phase.bytes).sum();
+    Ok(Explanation { shards, rows: context.snapshot.rows(), bytes: all, phases, bytes_to_read })
+}
+
+fn scan_phases(cx: &RunContext) -> Result<Vec<PhasePlan>> {
+    let mut phases = Vec::new();
+    for (index, source) in cx.plan.sources.iter().enumerate() {
+        let (mut tasks, mut cached, mut size) = (0, 0, 0);
+        for shard in cx.snapshot.shards.iter().filter(|shard| shard.source == index) {
+            tasks += 1;
+            size += match &source.columns {
+                Some(columns) => columns.iter().map(|column| column_bytes(shard, column)).sum(),
+                None => shard.bytes,
+            };
+            cached += u64::from(cx.artefacts.receipt(&cx.scans[shard.id.ordinal()])?.is_some());
+        }
+        let stages = source.steps.iter().map(|stage| cx.plan.stages[*stage].id.to_string()).collect();
+        let reads = match &source.columns {
+            Some(columns) if columns.is_empty() => format!("{}: row counts", source.id),
+            Some(columns) => format!("{}: {}", source.id, columns.join(", ")),
+            None => format!("{}: all columns", source.id),
+        };
+        phases.push(PhasePlan { kind: "scan", stages, reads, tasks, cached: Some(cached), bytes: size });
+    }
+    Ok(phases)
+}
+
+fn column_bytes(shard: &Shard, column: &str) -> u64 {
+    shard.schema.index_of(column).ok().and_then(|index| shard.columns.get(index)).map_or(0, |column| column.compressed)
+}
+
+fn feature_phase(cx: &mut RunContext, stage: usize, embedder: Option<&SharedEmbedder>, known: bool) -> Result<PhasePlan> {
+    let planned = &cx.plan.stages[stage];
+    let mut size = 0;
+    let mut tasks = 0;
+    let mut reads = String::new();
+    for shard in cx.snapshot.shards.iter().filter(|shard| planned.reached_by[shard.source]) {
+        tasks += 1;
+        let column = feature::column(cx, shard, stage)?;
+        size += column_bytes(shard, &column);
+        reads = format!("{column} of live rows");
+    }
+    let id = planned.id.to_string();
+    let mut cached = None;
+    if known {
+        let keys = feature::tasks(cx, stage, &feature::model_hash(embedder))?;
+        let mut done = 0;
+        for (key, _) in keys.iter().flatten() {
+            done += u64::from(cx.artefacts.receipt(key)?.is_some());
+        }
+        cached = Some(done);
+        cx.features.insert(stage, keys.into_iter().map(|task| task.map(|(key, _)| key)).collect());
+    }
+    Ok(PhasePlan { kind: "feature", stages: vec![id], reads, tasks, cached, bytes: size })
+}
+
+fn barrier_phase(cx: &mut RunContext, stage: usize, known: bool) -> Result<PhasePlan> {
+    let id = cx.plan.stages[stage].id.to_string();
+    let mut phase = PhasePlan { kind: "barrier", stages: vec![id], reads: "narrow rows".into(), tasks: 1, cached: None, bytes: 0 };
+    if known {
+        let done = barrier::done(cx, stage)?;
+        phase.cached = Some(u64::from(done.is_some()));
+        if let Some(done) = done {
+            cx.decisions.insert(stage, done);
+        }
+    }
+    Ok(phase)
+}
+
+impl Explanation {
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!("{} shards, {} rows, {}\n", count(self.shards), count(self.rows), bytes(self.bytes));
+        for (index, phase) in self.phases.iter().enumerate() {
+            let cached = match phase.cached {
+                None => "not known yet".to_owned(),
+                Some(cached) => format!("{} of {} cached", count(cached), count(phase.tasks)),
+            };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{:>2}. {:<8} {:<44} {cached}", index + 1, phase.kind, phase.reads);
+            let _ = if phase.bytes > 0 { write!(text, ", {}", bytes(phase.bytes)) } else { Ok(()) };
+            let _ = if phase.stages.is_empty() { writeln!(text) } else { writeln!(text, "\n             {}", phase.stages.join(", ")) };
+        }
+        let _ = writeln!(text, "about {} to read", bytes(self.bytes_to_read));
+        text
+    }
+}

@@ -1,0 +1,298 @@
+//! Builds the lineage of a run: joins each dropped row with the row that it names, by two sorts that spill, and checks the laws
+//! on the way: a representative is kept, or the stage that dropped it stands below.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array as _, AsArray as _, RecordBatch, StringBuilder, UInt32Array, UInt64Array, UInt64Builder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
+
+use super::context::RunContext;
+use super::verdict::Verdicts;
+use crate::dataset::snapshot::Shard;
+use crate::engine::sort::{SortKey, sort};
+use crate::engine::{RowStream, next, rows, rows_of};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ids::RowId;
+use crate::state::lineage::{Entry, Fate, LineageWriter, file_name};
+use crate::storage::local::Written;
+
+/// Rows in a batch of edges or nodes.
+const BATCH_ROWS: usize = 4096;
+
+/// What the lineage of one shard says in numbers.
+#[derive(Debug, Clone)]
+pub(super) struct ShardLineage {
+    pub(super) file: Written,
+    pub(super) rows: u64,
+    pub(super) kept: u64,
+    /// Rows dropped by (stage, reason).
+    pub(super) dropped: BTreeMap<(usize, String), u64>,
+}
+
+/// Writes one lineage file a shard under `folder`.
+pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, run_id: &str) -> Result<Vec<ShardLineage>> {
+    let edges = sort(&cx.engine, edges(cx), &[SortKey::ascending("kept"), SortKey::ascending("row")])?;
+    let resolved = resolve(Arc::clone(cx), edges);
+    let notes = sort(&cx.engine, resolved, &[SortKey::ascending("row")])?;
+    let mut notes = Notes { stream: notes, pending: VecDeque::new(), ended: false };
+    let mut written = Vec::with_capacity(cx.snapshot.shards.len());
+    for shard in &cx.snapshot.shards {
+        cx.engine.stop().check()?;
+        written.push(write_shard(cx, shard, folder, run_id, &mut notes).await?);
+    }
+    if notes.peek().await?.is_some() {
+        return Err(Error::internal("a dropped row names a row that is not in the corpus"));
+    }
+    Ok(written)
+}
+
+async fn write_shard(cx: &RunContext, shard: &Shard, folder: &Path, run_id: &str, notes: &mut Notes) -> Result<ShardLineage> {
+    let source = cx.plan.sources[shard.source].id.as_str();
+    let mut writer = LineageWriter::create(&folder.join(file_name(shard.id.ordinal())), source, &shard.path, run_id)?;
+    let mut verdicts = Verdicts::open(cx, shard)?;
+    let expected = verdicts.kept().count_set_bits() as u64;
+    let mut doc_ids = DocIds::open(cx, shard)?;
+    let (mut kept, mut dropped) = (0, BTreeMap::new());
+    let mut row = 0;
+    while let Some(verdict) = verdicts.next() {
+        let id = RowId::try_new(shard.id, row).ok_or_else(|| Error::internal("a row number above the limit"))?;
+        let mut entry = Entry { row, doc_id: doc_ids.next()?, ..Entry::default() };
+        while notes.peek().await?.is_some_and(|note| note.row == id.to_bits()) {
+            if let Some(note) = notes.pending.pop_front() {
+                entry.copies += note.copies.unwrap_or(0);
+                entry.kept_doc_id = entry.kept_doc_id.or(note.kept_doc_id);
+            }
+        }
+        match verdict? {
+            None => kept += 1,
+            Some(drop) => {
+                *dropped.entry((drop.stage, drop.reason.clone())).or_insert(0) += 1;
+                let kept = drop.kept.map(|kept| {
+                    let of = &cx.snapshot.shards[kept.shard().ordinal()];
+                    (cx.plan.sources[of.source].id.to_string(), of.path.clone(), kept.row())
+                });
+                entry.drop = Some(Fate { stage: cx.plan.stages[drop.stage].id.to_string(), reason: drop.reason, kept, score: drop.score, detail: drop.detail });
+            }
+        }
+        writer.push(entry)?;
+        row += 1;
+    }
+    let (file, rows) = writer.finish()?;
+    // Conservation: every row once, and as many kept as the sink receives.
+    if rows != shard.rows_used || kept != expected || kept + dropped.values().sum::<u64>() != rows {
+        return Err(Error::internal(format!("rows are lost or invented shard=`{}` rows=`{}` lineage=`{rows}` kept=`{kept}`", shard.path, shard.rows_used)));
+    }
+    Ok(ShardLineage { file, rows, kept, dropped })
+}
+
+fn edge_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("kept", DataType::UInt64, false),
+        Field::new("row", DataType::UInt64, false),
+        Field::new("stage", DataType::UInt32, false),
+    ]))
+}
+
+/// Each dropped row with the row that it names.
+fn edges(cx: &Arc<RunContext>) -> RowStream {
+    let context = Arc::clone(cx);
+    let shards = 0..cx.snapshot.shards.len();
+    let batches = shards.flat_map(move |ordinal| match edges_of(&context, &context.snapshot.shards[ordinal]) {
+        Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error)],
+    });
+    rows_of(edge_schema(), batches)
+}
+
+fn edges_of(cx: &RunContext, shard: &Shard) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    let (mut kept, mut rows, mut stages) = (Vec::new(), Vec::new(), Vec::new());
+    let mut flush = |kept: &mut Vec<u64>, rows: &mut Vec<u64>, stages: &mut Vec<u32>| -> Result<()> {
+        let columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(UInt64Array::from(std::mem::take(kept))),
+            Arc::new(UInt64Array::from(std::mem::take(rows))),
+            Arc::new(UInt32Array::from(std::mem::take(stages))),
+        ];
+        batches.push(RecordBatch::try_new(edge_schema(), columns).context(Kind::Internal, || "cannot build edges".into())?);
+        Ok(())
+    };
+    for (row, verdict) in Verdicts::open(cx, shard)?.enumerate() {
+        if let Some(drop) = verdict?
+            && let Some(of) = drop.kept
+        {
+            let id = RowId::try_new(shard.id, row as u64).ok_or_else(|| Error::internal("a row number above the limit"))?;
+            kept.push(of.to_bits());
+            rows.push(id.to_bits());
+            stages.push(drop.stage as u32);
+            if rows.len() == BATCH_ROWS {
+                flush(&mut kept, &mut rows, &mut stages)?;
+            }
+        }
+    }
+    if !rows.is_empty() {
+        flush(&mut kept, &mut rows, &mut stages)?;
+    }
+    Ok(batches)
+}
+
+fn note_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("row", DataType::UInt64, false),
+        Field::new("kept_doc_id", DataType::Utf8, true),
+        Field::new("copies", DataType::UInt64, true),
+    ]))
+}
+
+/// Walks edges that are sorted by the named row beside all rows in order, and gives notes: to the dropped row the named row's
+/// document id, to the named row how many name it.
+fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
+    struct State {
+        cx: Arc<RunContext>,
+        edges: RowStream,
+        nodes: Nodes,
+        group: Option<(u64, u64)>,
+        ended: bool,
+    }
+    let state = State { nodes: Nodes { shard: 0, rows: VecDeque::new() }, cx, edges, group: None, ended: false };
+    let stream = futures::stream::unfold(state, |mut state| async move {
+        if state.ended {
+            return None;
+        }
+        let (mut row, mut doc, mut copies) = (UInt64Builder::new(), StringBuilder::new(), UInt64Builder::new());
+        let mut note = |at: u64, kept_doc_id: Option<&str>, count: Option<u64>| {
+            row.append_value(at);
+            doc.append_option(kept_doc_id);
+            copies.append_option(count);
+        };
+        let result = match next(&mut state.edges).await {
+            None => {
+                state.ended = true;
+                if let Some((kept, count)) = state.group.take() {
+                    note(kept, None, Some(count));
+                }
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+            Some(Ok(batch)) => (|| {
+                let kept = batch.column(0).as_primitive::<UInt64Type>().values();
+                let rows = batch.column(1).as_primitive::<UInt64Type>().values();
+                let stages = batch.column(2).as_primitive::<UInt32Type>().values();
+                for index in 0..batch.num_rows() {
+                    state.group = match state.group {
+                        Some((of, count)) if of == kept[index] => Some((of, count + 1)),
+                        other => {
+                            if let Some((of, count)) = other {
+                                note(of, None, Some(count));
+                            }
+                            Some((kept[index], 1))
+                        }
+                    };
+                    let (fate, doc_id) = state.nodes.seek(&state.cx, kept[index])?;
+                    let by = stages[index] as usize;
+                    if !fate.is_empty() && !fate.iter().any(|stage| state.cx.plan.is_below(*stage, by)) {
+                        let stage = &state.cx.plan.stages[by].id;
+                        return Err(Error::internal(format!("a dropped row names a row that was not kept stage=`{stage}`")));
+                    }
+                    note(rows[index], doc_id.as_deref(), None);
+                }
+                Ok(())
+            })(),
+        };
+        let batch = result.and_then(|()| {
+            RecordBatch::try_new(note_schema(), vec![Arc::new(row.finish()), Arc::new(doc.finish()), Arc::new(copies.finish())])
+                .context(Kind::Internal, || "cannot build notes".into())
+        });
+        state.ended |= batch.is_err();
+        Some((batch, state))
+    });
+    rows(note_schema(), stream)
+}
+
+/// All rows of the corpus in order: which stages dropped each (none: it is kept) and its document id; one shard at a time.
+struct Nodes {
+    shard: usize,
+    rows: VecDeque<(u64, Vec<usize>, Option<String>)>,
+}
+
+impl Nodes {
+    fn seek(&mut self, cx: &RunContext, row: u64) -> Result<(Vec<usize>, Option<String>)> {
+        loop {
+            // Edges that share a representative ask for the same row again: it stays in front.
+            while let Some((at, fate, doc_id)) = self.rows.front() {
+                if *at == row {
+                    return Ok((fate.clone(), doc_id.clone()));
+                }
+                self.rows.pop_front();
+            }
+            let wanted = RowId::from_bits(row).shard().ordinal();
+            if wanted < self.shard {
+                return Err(Error::internal("a dropped row names a row that is not in the corpus"));
+            }
+            let shard = cx.snapshot.shards.get(wanted).ok_or_else(|| Error::internal("a dropped row names a shard that is not in the corpus"))?;
+            self.shard = wanted + 1;
+            let mut doc_ids = DocIds::open(cx, shard)?;
+            for (place, verdict) in Verdicts::open(cx, shard)?.enumerate() {
+                let id = RowId::try_new(shard.id, place as u64).ok_or_else(|| Error::internal("a row number above the limit"))?;
+                let fate = verdict?.map_or_else(Vec::new, |drop| std::iter::once(drop.stage).chain(drop.others).collect());
+                self.rows.push_back((id.to_bits(), fate, doc_ids.next()?));
+            }
+        }
+    }
+}
+
+/// The document ids of a shard, read forward.
+struct DocIds {
+    ids: VecDeque<Option<String>>,
+}
+
+impl DocIds {
+    fn open(cx: &RunContext, shard: &Shard) -> Result<Self> {
+        let mut ids = VecDeque::with_capacity(shard.rows_used as usize);
+        cx.for_each_doc_id_batch(shard, |batch| {
+            ids.extend((0..batch.len()).map(|index| batch.is_valid(index).then(|| batch.value(index).to_owned())));
+            Ok(())
+        })?;
+        Ok(Self { ids })
+    }
+
+    fn next(&mut self) -> Result<Option<String>> {
+        self.ids.pop_front().ok_or_else(|| Error::state("an artefact has fewer rows than its shard"))
+    }
+}
+
+/// Notes sorted by row, read forward.
+struct Notes {
+    stream: RowStream,
+    pending: VecDeque<Note>,
+    ended: bool,
+}
+
+struct Note {
+    row: u64,
+    kept_doc_id: Option<String>,
+    copies: Option<u64>,
+}
+
+impl Notes {
+    async fn peek(&mut self) -> Result<Option<&Note>> {
+        while self.pending.is_empty() && !self.ended {
+            match next(&mut self.stream).await {
+                None => self.ended = true,
+                Some(batch) => {
+                    let batch = batch?;
+                    let rows = batch.column(0).as_primitive::<UInt64Type>();
+                    let docs = batch.column(1).as_string::<i32>();
+                    let copies = batch.column(2).as_primitive::<UInt64Type>();
+                    self.pending.extend((0..batch.num_rows()).map(|index| Note {
+                        row: rows.value(index),
+                        kept_doc_id: docs.is_valid(index).then(|| docs.value(index).to_owned()),
+                        copies: copies.is_valid(index).then(|| copies.value(index)),
+                    }));
+                }
+            }
+        }
+        Ok(self.pending.front())
+    }
+}

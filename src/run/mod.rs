@@ -1,0 +1,14 @@
+//! Carries out a plan: scans, features, barriers, lineage, the dataset, and the commit that publishes it.
+
+mod barrier;
+mod context;
+pub mod explain;
+mod feature;
+mod lineage;
+mod narrow;
+mod prune;
+pub mod report;
+pub mod runner;
+mod scan;
+mod task;
+mod verdict;

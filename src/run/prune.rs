@@ -1,0 +1,221 @@
+//! The last phase: one read of all columns, and the rows that the sink receives written as shards of the dataset.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::compute::{cast, concat, take};
+use arrow::datatypes::{DataType, Field, FieldRef, UInt8Type, UInt64Type};
+
+use super::context::RunContext;
+use super::task::{Descriptor, run_tasks};
+use crate::config::model::{Layout, Write};
+use crate::dataset::pack;
+use crate::dataset::snapshot::Shard;
+use crate::dataset::writer::{ShardWriter, WriterOptions, Written};
+use crate::embed::guard::Status;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ids::Fingerprint;
+use crate::stages::seam::VECTOR;
+use crate::state::artefacts::{read_table, table_schema, unreadable};
+use crate::state::lineage;
+use crate::storage::local;
+
+/// A file of the dataset that was written.
+#[derive(Debug, Clone)]
+pub(super) struct DataFile {
+    pub(super) path: String,
+    pub(super) kind: &'static str,
+    pub(super) written: Written,
+}
+
+/// A file to write: the rows of some shards that a mask takes.
+#[derive(Debug, Clone)]
+struct Job {
+    path: String,
+    kind: &'static str,
+    shards: Vec<usize>,
+}
+
+/// The lineage columns that `annotate` adds, each with the name that it gets.
+const ANNOTATIONS: [&str; 7] = ["decision", "stage", "reason", "kept_source", "kept_shard", "kept_row", "score"];
+
+/// Writes the dataset's shards under `folder`, where the lineage already is. `kept` counts the rows that each shard keeps.
+pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, kept: &[u64]) -> Result<Vec<DataFile>> {
+    let jobs = Arc::new(jobs(cx, kept));
+    let results: Arc<Mutex<Vec<DataFile>>> = Arc::default();
+    let tasks = jobs.iter().enumerate().map(|(index, job)| Descriptor {
+        ordinal: index,
+        key: Fingerprint::new("trommel prune").part(&job.path).finish().into(),
+        bytes: job.shards.iter().map(|shard| cx.snapshot.shards[*shard].bytes).sum(),
+    });
+    let tasks: Vec<Descriptor> = tasks.collect();
+    let phase = cx.telemetry.phase("write", tasks.len() as u64, tasks.iter().map(|task| task.bytes).sum());
+    let (context, list, written, folder) = (Arc::clone(cx), Arc::clone(&jobs), Arc::clone(&results), folder.to_owned());
+    run_tasks(cx, "Prune", tasks, cx.engine.threads(), &phase, move |descriptor| {
+        let job = list.get(descriptor.ordinal).ok_or_else(|| Error::internal("a task without its job"))?;
+        let file = write_file(&context, &folder, job)?;
+        written.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        Ok(())
+    })
+    .await?;
+    phase.finish();
+    let mut files = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
+    let sink = &cx.plan.sink;
+    let kinds: &[&'static str] = match sink.write {
+        Write::Data | Write::Annotate => &["data"],
+        Write::Dropped => &["dropped"],
+        Write::Both => &["data", "dropped"],
+    };
+    let several = cx.plan.sources.len() > 1;
+    let under = |kind: &str, shard: &Shard, name: &str| {
+        if several { format!("{kind}/{}/{name}", cx.plan.sources[shard.source].id) } else { format!("{kind}/{name}") }
+    };
+    let mut jobs = Vec::new();
+    for kind in kinds.iter().copied() {
+        match sink.layout {
+            Layout::Mirror => {
+                jobs.extend(cx.snapshot.shards.iter().map(|shard| Job { path: under(kind, shard, &shard.path), kind, shards: vec![shard.id.ordinal()] }));
+            }
+            Layout::Packed { target_bytes } => {
+                let shards: Vec<&Shard> = cx.snapshot.shards.iter().collect();
+                let rows: Vec<u64> = match (kind, sink.write) {
+                    (_, Write::Annotate) => shards.iter().map(|shard| shard.rows_used).collect(),
+                    ("dropped", _) => shards.iter().zip(kept).map(|(shard, kept)| shard.rows_used - kept).collect(),
+                    _ => kept.to_vec(),
+                };
+                for (index, pack) in pack::plan(&shards, &rows, target_bytes).into_iter().enumerate() {
+                    if let Some(first) = shards.get(pack.shards.start) {
+                        jobs.push(Job { path: under(kind, first, &format!("part-{index:06}.parquet")), kind, shards: pack.shards.collect() });
+                    }
+                }
+            }
+        }
+    }
+    jobs
+}
+
+fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
+    let sink = &cx.plan.sink;
+    let path = local::join_confined(folder, &job.path)?;
+    if let Some(parent) = path.parent() {
+        local::create_dir_all(parent)?;
+    }
+    let first = job.shards.first().and_then(|shard| cx.snapshot.shards.get(*shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
+    let annotate = sink.write == Write::Annotate;
+    let extra = extra_fields(cx, annotate)?;
+    for field in &extra {
+        if first.schema.field_with_name(field.name()).is_ok() {
+            return Err(Error::input(format!("an added column is in the shards already column=`{}`", field.name())).hint("give the stage another id"));
+        }
+    }
+    let options = WriterOptions { zstd_level: sink.zstd_level, row_group_rows: sink.row_group_rows, extra: extra.clone(), copy: true };
+    let mut writer = ShardWriter::create(&path, first, options)?;
+    for ordinal in &job.shards {
+        cx.engine.stop().check()?;
+        let shard = &cx.snapshot.shards[*ordinal];
+        let live = cx.live_at_end(shard)?.on(cx.plan.sink_input);
+        let mask = match job.kind {
+            _ if annotate => BooleanBuffer::new_set(live.len()),
+            "dropped" => !&live,
+            _ => live,
+        };
+        let mut columns = Vec::new();
+        if annotate {
+            columns.extend(annotations(folder, shard)?);
+        }
+        for stage in &cx.plan.add {
+            columns.push(vectors(cx, shard, *stage)?);
+        }
+        // What earlier shards decided may be of other dimensions only if models differ, which the barrier has refused.
+        writer.append(shard, &mask, &columns)?;
+    }
+    Ok(DataFile { path: job.path.clone(), kind: job.kind, written: writer.finish()? })
+}
+
+fn extra_fields(cx: &RunContext, annotate: bool) -> Result<Vec<FieldRef>> {
+    let mut fields: Vec<FieldRef> = Vec::new();
+    if annotate {
+        let lineage = lineage::schema();
+        for name in ANNOTATIONS {
+            let field = lineage.field_with_name(name).context(Kind::Internal, || "lineage lacks a column".into())?;
+            fields.push(Arc::new(Field::new(format!("trommel_{name}"), field.data_type().clone(), true)));
+        }
+    }
+    for stage in &cx.plan.add {
+        let item = Arc::new(Field::new("item", DataType::Float32, false));
+        fields.push(Arc::new(Field::new(cx.plan.stages[*stage].id.as_str(), DataType::FixedSizeList(item, dimensions(cx, *stage)? as i32), true)));
+    }
+    Ok(fields)
+}
+
+fn dimensions(cx: &RunContext, stage: usize) -> Result<usize> {
+    let mut dimensions = 0;
+    for shard in &cx.snapshot.shards {
+        if let Some(path) = cx.feature_file(shard, stage)
+            && let Ok(field) = table_schema(&path)?.field_with_name(VECTOR)
+            && let DataType::FixedSizeList(_, size) = field.data_type()
+        {
+            dimensions = dimensions.max(*size as usize);
+        }
+    }
+    Ok(dimensions)
+}
+
+fn annotations(folder: &Path, shard: &Shard) -> Result<Vec<ArrayRef>> {
+    let path = folder.join(lineage::file_name(shard.id.ordinal()));
+    let batches: Vec<RecordBatch> =
+        lineage::read(&path, &ANNOTATIONS)?.collect::<std::result::Result<_, _>>().map_err(|error| unreadable(&path, error))?;
+    ANNOTATIONS
+        .iter()
+        .map(|name| {
+            let parts: Vec<&dyn arrow::array::Array> = batches.iter().filter_map(|batch| batch.column_by_name(name).map(AsRef::as_ref)).collect();
+            if parts.is_empty() {
+                let field = lineage::schema();
+                let field = field.field_with_name(name).context(Kind::Internal, || "lineage lacks a column".into())?;
+                return Ok(arrow::array::new_empty_array(field.data_type()));
+            }
+            concat(&parts).context(Kind::Internal, || "cannot read annotations".into())
+        })
+        .collect()
+}
+
+/// The vectors of a stage for every row of a shard; null where a row has none.
+fn vectors(cx: &RunContext, shard: &Shard, stage: usize) -> Result<ArrayRef> {
+    let internal = || "cannot add vectors".to_owned();
+    let dimensions = dimensions(cx, stage)?;
+    let rows = shard.rows_used as usize;
+    let mut places: Vec<Option<u32>> = vec![None; rows];
+    let mut values: Vec<f32> = Vec::new();
+    let mut count = 0;
+    if let Some(path) = cx.feature_file(shard, stage) {
+        for batch in read_table(&path, None, 4096)? {
+            let batch = batch.map_err(|error| unreadable(&path, error))?;
+            let list = batch.column(1).as_fixed_size_list();
+            let flat = cast(list.values(), &DataType::Float32).context(Kind::State, internal)?;
+            let flat = flat.as_primitive::<arrow::datatypes::Float32Type>();
+            let status = batch.column(2).as_primitive::<UInt8Type>();
+            for (index, row) in batch.column(0).as_primitive::<UInt64Type>().values().iter().enumerate() {
+                if status.value(index) == Status::Ok.code() {
+                    places[*row as usize] = Some(count);
+                    count += 1;
+                    values.extend_from_slice(&flat.values()[index * dimensions..(index + 1) * dimensions]);
+                }
+            }
+        }
+    }
+    let item = Arc::new(Field::new("item", DataType::Float32, false));
+    let nulls: Option<NullBuffer> = None;
+    let list = FixedSizeListArray::try_new_with_length(item, dimensions as i32, Arc::new(Float32Array::from(values)), nulls, count as usize)
+        .context(Kind::Internal, internal)?;
+    if list.is_empty() {
+        return Ok(arrow::array::new_null_array(list.data_type(), rows));
+    }
+    take(&list, &UInt32Array::from(places), None).context(Kind::Internal, internal)
+}

@@ -1,0 +1,93 @@
+//! The closing table of a run.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::state::manifest::{Manifest, RunRecord};
+use crate::telemetry::{bytes, count};
+
+/// What a run left.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// The folder of the dataset.
+    pub sink: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The circumstances.
+    pub record: RunRecord,
+}
+
+impl Summary {
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "output": self.sink.display().to_string(),
+            "run_id": self.manifest.run_id,
+            "rows": {"input": self.manifest.rows.input, "kept": self.manifest.rows.kept, "dropped": self.manifest.rows.dropped, "rejected": self.manifest.rows.rejected},
+            "stages": self.manifest.stages,
+            "run": self.record,
+        })
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let rows = &self.manifest.rows;
+        let share = |part: u64| if rows.input == 0 { String::new() } else { format!("{:5.1} %", 100.0 * part as f64 / rows.input as f64) };
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<34} {:>12}", "rows in", count(rows.input));
+        for stage in &self.manifest.stages {
+            for (reason, dropped) in &stage.dropped {
+                let _ = writeln!(text, "  {:<32} {:>12}  {}", format!("{} ({reason})", stage.stage), count(*dropped), share(*dropped));
+            }
+        }
+        let _ = writeln!(text, "{:<34} {:>12}  {}", "rows kept", count(rows.kept), share(rows.kept));
+        for stage in &self.manifest.stages {
+            for line in stage_lines(&stage.report) {
+                let _ = writeln!(text, "{}: {line}", stage.stage);
+            }
+        }
+        let data: u64 = self.manifest.files.iter().filter(|file| file.kind != "lineage").map(|file| file.bytes).sum();
+        let input: u64 = self.manifest.inputs.iter().map(|input| input.bytes).sum();
+        let _ = write!(text, "{} of shards read, {} written", bytes(input), bytes(data));
+        if self.record.bytes_written > 0 {
+            let _ = write!(text, " ({:.0} % copied without decoding)", 100.0 * self.record.bytes_copied as f64 / self.record.bytes_written as f64);
+        }
+        let _ = write!(text, "\n{:.1} s with {} threads", self.record.seconds, self.record.threads);
+        if let Some(peak) = self.record.peak_memory_bytes {
+            let _ = write!(text, ", peak memory {}", bytes(peak));
+        }
+        let _ = write!(text, ", {} of {} tasks cached", count(self.record.tasks_cached), count(self.record.tasks_cached + self.record.tasks_run));
+        let _ = writeln!(text, "\n{}", self.sink.display());
+        text
+    }
+}
+
+/// What a stage counted that is worth a line.
+fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let nonzero = |value: &Value| value.as_object().is_some_and(|counts| counts.iter().any(|(status, count)| status != "ok" && count.as_u64() != Some(0)));
+    for name in ["statuses", "bad_vectors"] {
+        if let Some(counts) = report.get(name).filter(|counts| nonzero(counts)) {
+            lines.push(format!("vectors that cannot be compared: {counts}"));
+        }
+    }
+    for (name, word) in [("orphans", "dropped rows without a kept row within epsilon"), ("truncated", "texts cut at max_tokens")] {
+        if let Some(number) = report.get(name).and_then(Value::as_u64).filter(|number| *number > 0) {
+            lines.push(format!("{word}: {}", count(number)));
+        }
+    }
+    if let Some(entries) = report.get("by_epsilon").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
+        for entry in entries {
+            lines.push(format!("epsilon {}: kept {}, dropped {}", entry["epsilon"], entry["kept"], entry["dropped"]));
+        }
+    }
+    if let Some(eta) = report.get("efficiency").and_then(|efficiency| efficiency.get("eta_percent")).and_then(Value::as_f64) {
+        lines.push(format!("duplicate pairs found inside cells: {eta:.1} % (estimated)"));
+    }
+    lines
+}

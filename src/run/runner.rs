@@ -1,0 +1,451 @@
+//! One run from a checked pipeline to a published dataset.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use serde_json::{Map, Value, json};
+
+use super::context::RunContext;
+use super::prune::DataFile;
+use super::report::Summary;
+use super::scan::ScanTask;
+use super::task::{Descriptor, run_tasks};
+use super::{barrier, feature, lineage, prune};
+use crate::config::model::Source;
+use crate::dataset::schema::{NeededColumn, Wanted, reconcile};
+use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
+use crate::embed::{Embedder, ModelFiles, runtime};
+use crate::engine::cluster::LocalCluster;
+use crate::engine::{Engine, EngineOptions};
+use crate::error::{Error, Result};
+use crate::ids::TaskKey;
+use crate::plan::checked::Checked;
+use crate::plan::compile::Plan;
+use crate::plan::task;
+use crate::stages::StageConfig;
+use crate::stages::embed::{EmbedInput, ModelSource};
+use crate::stages::seam::{SharedEmbedder, Shape};
+use crate::state::artefacts::Artefacts;
+use crate::state::commit::{Publication, check_free, recover};
+use crate::state::lineage::file_name;
+use crate::state::manifest::{self, Counts, InputShard, Manifest, OutputFile, PhaseRecord, RunRecord, StageCounts};
+use crate::storage::local::{self, Selection};
+use crate::storage::uri::{self, Root};
+use crate::telemetry::{Stopwatch, Telemetry, memory, unix_seconds};
+
+/// What the command line says of a run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Worker threads.
+    pub threads: usize,
+    /// The memory budget in bytes.
+    pub memory_bytes: usize,
+    /// Rows in a record batch; moves no bit of the result.
+    pub batch_rows: usize,
+    /// Only the first so many rows of the corpus.
+    pub limit_rows: Option<u64>,
+    /// Replace an existing dataset.
+    pub overwrite: bool,
+    /// Where every path must lie.
+    pub root: Option<Root>,
+    /// The ONNX Runtime library.
+    pub onnxruntime: Option<PathBuf>,
+}
+
+/// A pipeline with its paths resolved.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The pipeline file as named in messages.
+    pub file: PathBuf,
+    pub(super) checked: Checked,
+    pub(super) plan: Arc<Plan>,
+    pub(super) sources: Vec<SourceSpec>,
+    pub(super) sink: PathBuf,
+    pub(super) work: PathBuf,
+}
+
+impl Prepared {
+    /// Resolves what the pipeline names against its folder, inside `root` if there is one.
+    pub fn new(file: &Path, checked: Checked, root: Option<&Root>) -> Result<Self> {
+        let pipeline = &checked.pipeline;
+        if pipeline.state.is_some() {
+            return Err(Error::usage("`state` is not carried out by this release").hint("remove `state`: each run then reads all shards"));
+        }
+        let plain = |written: &str| -> Result<PathBuf> {
+            let location = uri::resolve_plain(&pipeline.folder, written)?;
+            confine(root, location.base())
+        };
+        let sources = pipeline.sources.iter().map(|source| source_spec(&pipeline.folder, source, root)).collect::<Result<Vec<_>>>()?;
+        let (sink, work) = (plain(&pipeline.sink.uri)?, plain(&pipeline.work_uri)?);
+        let plan = Arc::new(Plan::compile(pipeline, &checked.graph));
+        Ok(Self { file: file.to_owned(), plan, sources, sink, work, checked })
+    }
+
+    /// The compiled plan.
+    #[must_use]
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The folder of the dataset.
+    #[must_use]
+    pub fn sink(&self) -> &Path {
+        &self.sink
+    }
+
+    /// Looks at the shards.
+    pub fn snapshot(&self, limit_rows: Option<u64>) -> Result<Snapshot> {
+        let mut snapshot = snapshot::take(&self.sources)?;
+        if let Some(rows) = limit_rows {
+            snapshot.limit_rows(rows);
+        }
+        Ok(snapshot)
+    }
+
+    /// Reads the models that the plan names and starts the one backend of this process; by stage.
+    pub(super) fn embedders(&self, options: &RunOptions, telemetry: &Telemetry) -> Result<BTreeMap<usize, SharedEmbedder>> {
+        let mut wanted = Vec::new();
+        for (index, stage) in self.plan.stages.iter().enumerate() {
+            if let StageConfig::Embed(config) = &stage.config
+                && let EmbedInput::Text(text) = &config.input
+            {
+                wanted.push((index, config, text));
+            }
+        }
+        let files = wanted.iter().any(|(_, _, text)| matches!(text.model, ModelSource::Files { .. }));
+        let mut embedders = BTreeMap::new();
+        if wanted.is_empty() {
+            return Ok(embedders);
+        }
+        let backend = if files { runtime::Wanted::OnnxRuntime { library: options.onnxruntime.clone() } } else { runtime::Wanted::Tract };
+        let backend = runtime::start(&backend)?;
+        // A model may take a quarter of the budget; what is over goes to one session instead of several.
+        let session_bytes = options.memory_bytes as u64 / 4;
+        for (index, config, text) in wanted {
+            let stage = &self.plan.stages[index].id;
+            let source = self.model_source(&text.model, options.root.as_ref())?;
+            let files = ModelFiles::load(&source, |path, limit| local::read_to_vec(path, limit))?;
+            let embedder = Embedder::open(backend, &files, text.options(config, options.threads, session_bytes))
+                .map_err(|error| error.context(format!("stage `{stage}` cannot embed")))?;
+            for note in embedder.notes() {
+                telemetry.note(&format!("stage `{stage}`: {note}"));
+            }
+            embedders.insert(index, Arc::new(embedder));
+        }
+        Ok(embedders)
+    }
+
+    fn model_source(&self, model: &ModelSource, root: Option<&Root>) -> Result<crate::embed::ModelSource> {
+        let ModelSource::Files { path, tokenizer, sha256, tokenizer_sha256 } = model else { return Ok(crate::embed::ModelSource::Builtin) };
+        let place = |written: &str| -> Result<PathBuf> {
+            let location = uri::resolve_plain(&self.checked.pipeline.folder, written)?;
+            confine(root, location.base())
+        };
+        Ok(crate::embed::ModelSource::File {
+            model: place(path)?,
+            tokenizer: place(tokenizer)?,
+            sha256: sha256.clone(),
+            tokenizer_sha256: tokenizer_sha256.clone(),
+        })
+    }
+}
+
+fn confine(root: Option<&Root>, path: &Path) -> Result<PathBuf> {
+    match root {
+        Some(root) => root.confine(path),
+        None => Ok(path.to_owned()),
+    }
+}
+
+fn source_spec(folder: &Path, source: &Source, root: Option<&Root>) -> Result<SourceSpec> {
+    let location = uri::resolve(folder, &source.uri)?;
+    let base = confine(root, location.base())?;
+    let selection = match location.pattern() {
+        Some(pattern) => Selection::Glob(pattern.to_owned()),
+        None if local::is_dir(&base) => Selection::Folder,
+        None => Selection::File,
+    };
+    Ok(SourceSpec { name: source.id.to_string(), uri: location.to_string(), base, selection })
+}
+
+/// What the first scan of each source reads, and in which types.
+pub(super) fn schemas(plan: &Plan, snapshot: &Snapshot) -> Result<Vec<SchemaRef>> {
+    plan.sources
+        .iter()
+        .enumerate()
+        .map(|(index, source)| {
+            let mut needed: BTreeMap<String, Wanted> = BTreeMap::new();
+            let mut need = |name: &str, wanted: Wanted| {
+                let entry = needed.entry(source.roles.column(name).to_owned()).or_insert(wanted);
+                if wanted == Wanted::Text {
+                    *entry = Wanted::Text;
+                }
+            };
+            if source.roles.text.is_some() {
+                need("text", Wanted::Text);
+            }
+            if source.roles.id.is_some() {
+                need("id", Wanted::Any);
+            }
+            for stage in plan.stages.iter().filter(|stage| stage.reached_by[index]) {
+                let needs = stage.config.needs(&source.roles);
+                for (role, declared) in [("text", &source.roles.text), ("id", &source.roles.id)] {
+                    let shadowed = |name: &String| name == role && declared.as_deref().is_some_and(|column| column != role);
+                    let in_shards = snapshot.shards.iter().any(|shard| shard.source == index && shard.schema.field_with_name(role).is_ok());
+                    if needs.columns.iter().any(shadowed) && in_shards {
+                        return Err(Error::input(format!("`{role}` is ambiguous: the role is another column than the one of that name stage=`{}` source=`{}`", stage.id, source.id))
+                            .hint(format!("rename the column `{role}`, or declare it as the role")));
+                    }
+                }
+                for name in &needs.columns {
+                    need(name, if needs.text.contains(name) { Wanted::Text } else { Wanted::Any });
+                }
+            }
+            let needed: Vec<NeededColumn> = needed.into_iter().map(|(name, wanted)| NeededColumn { name, wanted }).collect();
+            reconcile(snapshot, index, &needed)
+        })
+        .collect()
+}
+
+/// Runs a pipeline.
+pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, stop_on: impl FnOnce(&Engine)) -> Result<Summary> {
+    let started = (unix_seconds(), Stopwatch::start());
+    // What would be refused at the end is refused before the work.
+    recover(&prepared.sink)?;
+    check_free(&prepared.sink, options.overwrite)?;
+    local::create_dir_all(&prepared.work)?;
+    let spill_folder = prepared.work.join("spill");
+    local::create_dir_all(&spill_folder)?;
+    let engine = Arc::new(Engine::start(EngineOptions {
+        threads: options.threads,
+        memory_bytes: options.memory_bytes,
+        batch_rows: options.batch_rows,
+        spill_folder,
+    })?);
+    stop_on(&engine);
+    let phase = telemetry.phase("snapshot", 1, 0);
+    let snapshot = Arc::new(prepared.snapshot(options.limit_rows)?);
+    let schemas = schemas(&prepared.plan, &snapshot)?;
+    phase.finish();
+    let embedders = prepared.embedders(options, telemetry)?;
+    let context = RunContext {
+        engine: Arc::clone(&engine),
+        cluster: LocalCluster::new(Arc::clone(&engine)),
+        artefacts: Artefacts::open(&prepared.work)?,
+        plan: Arc::clone(&prepared.plan),
+        scans: scan_keys(&prepared.plan, &snapshot),
+        snapshot,
+        telemetry: telemetry.clone(),
+        features: BTreeMap::new(),
+        decisions: BTreeMap::new(),
+    };
+    engine.block_on(carry_out(prepared, options, context, &schemas, &embedders, started))
+}
+
+/// The first scan's artefact of each shard.
+pub(super) fn scan_keys(plan: &Plan, snapshot: &Snapshot) -> Vec<TaskKey> {
+    snapshot.shards.iter().map(|shard| task::scan(plan, shard.source, &shard.hash, shard.rows_used)).collect()
+}
+
+async fn carry_out(
+    prepared: &Prepared,
+    options: &RunOptions,
+    mut context: RunContext,
+    schemas: &[SchemaRef],
+    embedders: &BTreeMap<usize, SharedEmbedder>,
+    (started_unix, clock): (u64, Stopwatch),
+) -> Result<Summary> {
+    let telemetry = context.telemetry.clone();
+    let (mut tasks_cached, mut tasks_run) = scan(&context, schemas).await?;
+    let mut reports: BTreeMap<usize, Map<String, Value>> = BTreeMap::new();
+    let plan = Arc::clone(&context.plan);
+    let mut cx = Arc::new(context);
+    for (stage, planned) in plan.stages.iter().enumerate() {
+        cx.engine.stop().check()?;
+        match planned.config.shape() {
+            Shape::RowLocal => continue,
+            Shape::Feature => {
+                let made = feature::run(&cx, stage, embedders.get(&stage).cloned()).await?;
+                tasks_cached += made.cached;
+                tasks_run += made.ran;
+                reports.insert(stage, made.report);
+                context = unshare(cx)?;
+                context.features.insert(stage, made.keys);
+            }
+            Shape::Barrier => {
+                let phase = telemetry.phase(&format!("{} {}", planned.config.kind(), planned.id), 1, 0);
+                let (decided, cached) = barrier::run(&cx, stage).await?;
+                phase.finish();
+                *(if cached { &mut tasks_cached } else { &mut tasks_run }) += 1;
+                reports.insert(stage, decided.report.clone());
+                context = unshare(cx)?;
+                context.decisions.insert(stage, decided);
+            }
+        }
+        cx = Arc::new(context);
+    }
+
+    let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
+    let canonical = cx.plan.canonical(&models);
+    let inputs: Vec<_> = cx
+        .snapshot
+        .shards
+        .iter()
+        .map(|shard| (cx.plan.sources[shard.source].id.to_string(), shard.path.clone(), shard.hash, shard.rows_used))
+        .collect();
+    let run_id = manifest::run_id(&canonical, &inputs);
+    let publication = Publication::begin(&prepared.sink, &run_id, options.overwrite)?;
+    let folder = publication.folder().to_owned();
+    local::create_dir_all(&folder.join("lineage"))?;
+    let phase = telemetry.phase("lineage", cx.snapshot.shards.len() as u64, 0);
+    let lineages = lineage::write(&cx, &folder, &run_id.to_string()).await?;
+    phase.finish();
+    let kept: Vec<u64> = lineages.iter().map(|lineage| lineage.kept).collect();
+    let data = prune::write(&cx, &folder, &kept).await?;
+
+    let manifest = manifest_of(&cx, canonical, run_id.to_string(), &lineages, &data, &reports);
+    check_sums(&manifest, &data)?;
+    manifest.write(&folder)?;
+    let record = RunRecord {
+        started_unix,
+        seconds: clock.elapsed().as_secs_f64(),
+        trommel: env!("CARGO_PKG_VERSION").into(),
+        threads: options.threads,
+        memory_bytes: options.memory_bytes as u64,
+        peak_memory_bytes: memory::peak_bytes(),
+        pipeline: prepared.file.display().to_string(),
+        sources: prepared.sources.iter().map(|source| (source.name.clone(), source.folder().display().to_string())).collect(),
+        work: prepared.work.display().to_string(),
+        phases: telemetry
+            .phases()
+            .into_iter()
+            .map(|phase| PhaseRecord { name: phase.name, seconds: phase.time.as_secs_f64(), bytes: phase.bytes })
+            .collect(),
+        bytes_copied: data.iter().map(|file| file.written.bytes_copied).sum(),
+        bytes_written: data.iter().map(|file| file.written.bytes_copied + file.written.bytes_encoded).sum(),
+        tasks_cached,
+        tasks_run,
+    };
+    record.write(&folder)?;
+    cx.engine.stop().check()?;
+    publication.publish()?;
+    Ok(Summary { sink: prepared.sink.clone(), manifest, record })
+}
+
+/// The context alone again: tasks that shared it have ended.
+fn unshare(context: Arc<RunContext>) -> Result<RunContext> {
+    Arc::try_unwrap(context).map_err(|_| Error::internal("a task outlived its phase"))
+}
+
+async fn scan(context: &RunContext, schemas: &[SchemaRef]) -> Result<(u64, u64)> {
+    let mut wanted: BTreeMap<TaskKey, Descriptor> = BTreeMap::new();
+    let mut cached = 0;
+    for (shard, key) in context.snapshot.shards.iter().zip(&context.scans) {
+        if context.artefacts.receipt(key)?.is_some() {
+            cached += 1;
+        } else {
+            wanted.insert(*key, Descriptor { ordinal: shard.id.ordinal(), key: *key, bytes: shard.bytes });
+        }
+    }
+    // In the order of the corpus, for readers' sake; the result does not depend on it.
+    let mut tasks: Vec<Descriptor> = wanted.into_values().collect();
+    tasks.sort_by_key(|task| task.ordinal);
+    let ran = tasks.len() as u64;
+    let scans: Vec<ScanTask> = (0..context.plan.sources.len())
+        .map(|source| ScanTask { plan: Arc::clone(&context.plan), source, schema: Arc::clone(&schemas[source]), batch_rows: context.engine.batch_rows() })
+        .collect();
+    let phase = context.telemetry.phase("scan", ran, tasks.iter().map(|task| task.bytes).sum());
+    let (snapshot, artefacts, stop) = (Arc::clone(&context.snapshot), context.artefacts.clone(), context.engine.stop().clone());
+    run_tasks(context, "Scan", tasks, context.engine.threads(), &phase, move |descriptor| {
+        let shard = &snapshot.shards[descriptor.ordinal];
+        let folder = artefacts.begin(&descriptor.key)?;
+        let receipt = scans[shard.source].run(shard, &folder, &stop)?;
+        artefacts.commit(&descriptor.key, &receipt)
+    })
+    .await?;
+    phase.finish();
+    Ok((cached, ran))
+}
+
+fn manifest_of(
+    cx: &RunContext,
+    plan: Value,
+    run_id: String,
+    lineages: &[lineage::ShardLineage],
+    data: &[DataFile],
+    reports: &BTreeMap<usize, Map<String, Value>>,
+) -> Manifest {
+    let mut files: Vec<OutputFile> = data
+        .iter()
+        .map(|file| OutputFile {
+            path: file.path.clone(),
+            kind: file.kind.into(),
+            bytes: file.written.bytes,
+            blake3: file.written.hash.to_string(),
+            rows: file.written.rows,
+        })
+        .collect();
+    files.extend(lineages.iter().enumerate().map(|(ordinal, lineage)| OutputFile {
+        path: file_name(ordinal),
+        kind: "lineage".into(),
+        bytes: lineage.file.bytes,
+        blake3: lineage.file.hash.to_string(),
+        rows: lineage.rows,
+    }));
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let inputs = cx.snapshot.shards.iter().zip(lineages).map(|(shard, lineage)| InputShard {
+        source: cx.plan.sources[shard.source].id.to_string(),
+        shard: shard.path.clone(),
+        bytes: shard.bytes,
+        blake3: shard.hash.to_string(),
+        rows: shard.rows_used,
+        kept: lineage.kept,
+        lineage: file_name(shard.id.ordinal()),
+    });
+    let mut dropped: BTreeMap<usize, BTreeMap<String, u64>> = BTreeMap::new();
+    for lineage in lineages {
+        for ((stage, reason), rows) in &lineage.dropped {
+            *dropped.entry(*stage).or_default().entry(reason.clone()).or_insert(0) += rows;
+        }
+    }
+    let stages = cx.plan.stages.iter().enumerate().map(|(index, stage)| StageCounts {
+        stage: stage.id.to_string(),
+        kind: stage.config.kind().into(),
+        dropped: dropped.remove(&index).unwrap_or_default(),
+        report: reports.get(&index).cloned().unwrap_or_default(),
+    });
+    let input: u64 = lineages.iter().map(|lineage| lineage.rows).sum();
+    let kept: u64 = lineages.iter().map(|lineage| lineage.kept).sum();
+    Manifest {
+        format: manifest::FORMAT,
+        trommel: env!("CARGO_PKG_VERSION").into(),
+        name: cx.plan.name.clone(),
+        run_id,
+        plan,
+        inputs: inputs.collect(),
+        files,
+        rows: Counts { input, kept, dropped: input - kept, rejected: 0 },
+        stages: stages.collect(),
+    }
+}
+
+/// Sums of the lineage against what the files hold.
+fn check_sums(manifest: &Manifest, data: &[DataFile]) -> Result<()> {
+    use crate::config::model::Write;
+    let of = |kind: &str| data.iter().filter(|file| file.kind == kind).map(|file| file.written.rows).sum::<u64>();
+    let write = manifest.plan.pointer("/sink/write").and_then(Value::as_str).and_then(Write::from_word).unwrap_or(Write::Data);
+    let rows = &manifest.rows;
+    let expected = match write {
+        Write::Data => (rows.kept, 0),
+        Write::Dropped => (0, rows.dropped),
+        Write::Both => (rows.kept, rows.dropped),
+        Write::Annotate => (rows.input, 0),
+    };
+    if (of("data"), of("dropped")) != expected {
+        let found = json!({"data": of("data"), "dropped": of("dropped"), "expected": [expected.0, expected.1]});
+        return Err(Error::internal(format!("files and lineage hold different rows {found}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! What became of each row of a shard, read forward: kept, or dropped by which stage and why.
+
+use std::collections::VecDeque;
+
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::{Float64Type, UInt64Type};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use serde_json::{Map, Value, json};
+
+use super::context::RunContext;
+use crate::dataset::snapshot::Shard;
+use crate::error::{Error, Result};
+use crate::ids::RowId;
+use crate::stages::seam::{Shape};
+use crate::state::artefacts::{read_table, unreadable};
+
+/// Why a row is not in the output.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Drop {
+    pub(super) stage: usize,
+    pub(super) reason: String,
+    pub(super) kept: Option<RowId>,
+    pub(super) score: Option<f64>,
+    pub(super) detail: Option<String>,
+    /// Stages on other paths that dropped the row as well.
+    pub(super) others: Vec<usize>,
+}
+
+/// The verdicts on one shard, in row order; `None` for a kept row.
+pub(super) struct Verdicts<'a> {
+    cx: &'a RunContext,
+    kept: BooleanBuffer,
+    /// For each stage that saw rows of this shard: the rows that it dropped, and where it says why.
+    stages: Vec<(usize, BooleanBuffer, Option<Cursor>)>,
+    row: usize,
+}
+
+impl<'a> Verdicts<'a> {
+    pub(super) fn open(cx: &'a RunContext, shard: &Shard) -> Result<Self> {
+        let live = cx.live_at_end(shard)?;
+        let kept = live.on(cx.plan.sink_input);
+        let mut stages = Vec::new();
+        for (index, planned) in cx.plan.stages.iter().enumerate() {
+            let Some(dropped) = live.dropped_by(index).filter(|dropped| dropped.count_set_bits() > 0) else { continue };
+            let cursor = match planned.config.shape() {
+                Shape::Barrier => {
+                    let file = cx.decisions.get(&index).and_then(|decided| decided.file(&cx.artefacts, shard));
+                    Some(Cursor::open(file.ok_or_else(|| Error::internal("a barrier dropped rows and left no table"))?)?)
+                }
+                Shape::RowLocal | Shape::Feature => None,
+            };
+            stages.push((index, dropped, cursor));
+        }
+        Ok(Self { cx, kept, stages, row: 0 })
+    }
+
+    /// The rows that the sink receives.
+    pub(super) fn kept(&self) -> &BooleanBuffer {
+        &self.kept
+    }
+
+    fn verdict(&mut self, row: usize) -> Result<Option<Drop>> {
+        let kept = self.kept.value(row);
+        let mut drops: Vec<Drop> = Vec::new();
+        for (stage, dropped, cursor) in &mut self.stages {
+            if !dropped.value(row) {
+                continue;
+            }
+            let drop = match cursor {
+                Some(cursor) => cursor.seek(row as u64, *stage)?,
+                None => Drop { stage: *stage, reason: row_local_reason(self.cx, *stage).into(), kept: None, score: None, detail: None, others: Vec::new() },
+            };
+            drops.push(drop);
+        }
+        if kept {
+            return Ok(None);
+        }
+        let primary = drops.iter().position(|drop| drop.kept.is_some()).unwrap_or(0);
+        if drops.is_empty() {
+            return Err(Error::internal(format!("a row neither reaches the sink nor was dropped row=`{row}`")));
+        }
+        let mut drop = drops.remove(primary);
+        drop.others = drops.iter().map(|drop| drop.stage).collect();
+        if !drops.is_empty() {
+            let others: Vec<Value> = drops.iter().map(|drop| json!({"reason": drop.reason, "stage": self.cx.plan.stages[drop.stage].id.as_str()})).collect();
+            let mut detail: Map<String, Value> = drop.detail.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            detail.insert("also".into(), Value::Array(others));
+            drop.detail = Some(Value::Object(detail).to_string());
+        }
+        Ok(Some(drop))
+    }
+}
+
+fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
+    use crate::stages::StageConfig;
+    match cx.plan.stages[stage].config {
+        StageConfig::Sample(_) => "not_selected",
+        StageConfig::Embed(_) => "bad_vector",
+        StageConfig::Filter(_) | StageConfig::ExactDedup(_) | StageConfig::SemanticDedup(_) | StageConfig::Prototypes(_) => "filtered",
+    }
+}
+
+impl Iterator for Verdicts<'_> {
+    type Item = Result<Option<Drop>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.row;
+        (row < self.kept.len()).then(|| {
+            self.row += 1;
+            self.verdict(row)
+        })
+    }
+}
+
+/// A barrier's table of one shard's drops, read forward.
+struct Cursor {
+    path: std::path::PathBuf,
+    table: ParquetRecordBatchReader,
+    pending: VecDeque<(u64, Drop)>,
+}
+
+impl Cursor {
+    fn open(path: std::path::PathBuf) -> Result<Self> {
+        let table = read_table(&path, None, 4096)?;
+        Ok(Self { path, table, pending: VecDeque::new() })
+    }
+
+    fn seek(&mut self, row: u64, stage: usize) -> Result<Drop> {
+        loop {
+            while let Some((at, drop)) = self.pending.pop_front() {
+                if at == row {
+                    return Ok(drop);
+                }
+            }
+            let batch = self.table.next().ok_or_else(|| Error::state(format!("a table of drops ends early path=`{}`", self.path.display())))?;
+            self.fill(&batch.map_err(|error| unreadable(&self.path, error))?, stage);
+        }
+    }
+
+    fn fill(&mut self, batch: &RecordBatch, stage: usize) {
+        let rows = batch.column(0).as_primitive::<UInt64Type>();
+        let reasons = batch.column(1).as_string::<i32>();
+        let kept = batch.column(2).as_primitive::<UInt64Type>();
+        let scores = batch.column(3).as_primitive::<Float64Type>();
+        let details = batch.column(4).as_string::<i32>();
+        for index in 0..batch.num_rows() {
+            let drop = Drop {
+                stage,
+                reason: reasons.value(index).to_owned(),
+                kept: kept.is_valid(index).then(|| RowId::from_bits(kept.value(index))),
+                score: scores.is_valid(index).then(|| scores.value(index)),
+                detail: details.is_valid(index).then(|| details.value(index).to_owned()),
+                others: Vec::new(),
+            };
+            self.pending.push_back((rows.value(index), drop));
+        }
+    }
+}

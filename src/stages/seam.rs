@@ -1,0 +1,162 @@
+//! The seams of a stage: what it is to the planner ([`Stage`]) and what it does to rows ([`RowLocal`], [`Feature`], [`Barrier`]).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Fields, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use futures::future::BoxFuture;
+use serde_json::{Map, Value};
+
+use crate::embed::Embedder;
+use crate::engine::{Engine, RowStream};
+use crate::error::Result;
+use crate::ids::StageId;
+
+/// The row's number inside its shard (u64), in what a scan gives to row-local stages and features.
+pub const ROW: &str = "trommel_row";
+/// The row's [`crate::ids::RowId`] (u64), in what a barrier reads and decides.
+pub const ROW_ID: &str = "trommel_row_id";
+/// The embedding (fixed-size list of f32), in what a barrier that needs vectors reads; null where `STATUS` is not `ok`.
+pub const VECTOR: &str = "trommel_vector";
+/// The embedding's status (u8, see [`crate::embed::guard::Status`]).
+pub const STATUS: &str = "trommel_status";
+/// The status of a row that came to a barrier around the stage that makes its vectors.
+pub const NO_VECTOR: u8 = u8::MAX;
+
+/// What a stage means to the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Decides each row by itself, inside the first scan.
+    RowLocal,
+    /// Makes one expensive narrow row for each live row: a scan of its own.
+    Feature,
+    /// Sees the narrow rows of all shards at once.
+    Barrier,
+}
+
+/// What names mean in one source: stages see columns under their own names, and `text` and `id` as names for the roles.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// The column that is the text.
+    pub text: Option<String>,
+    /// The column that is the id.
+    pub id: Option<String>,
+}
+
+impl Roles {
+    /// The column that `name` means.
+    #[must_use]
+    pub fn column<'a>(&'a self, name: &'a str) -> &'a str {
+        match (name, &self.text, &self.id) {
+            ("text", Some(column), _) | ("id", _, Some(column)) => column,
+            _ => name,
+        }
+    }
+}
+
+/// Which columns of a shard a stage reads in the first scan, by the names that it uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Columns by name or role.
+    pub columns: Vec<String>,
+    /// Columns that must hold text.
+    pub text: Vec<String>,
+    /// Every column: the stage draws by content and the source has no id.
+    pub all_columns: bool,
+    /// Embeddings of the nearest embed stage above.
+    pub vectors: bool,
+}
+
+/// What a stage is built for: one shard's columns, renamed so that roles and names both resolve.
+#[derive(Debug)]
+pub struct ScanContext<'a> {
+    /// The stage.
+    pub stage: &'a StageId,
+    /// The names of the source.
+    pub roles: &'a Roles,
+    /// The columns that the scan gives, [`ROW`] last.
+    pub schema: &'a SchemaRef,
+}
+
+/// What a stage is: read from YAML, hashed into the plan, checked and built. No I/O before the operators run.
+pub trait Stage: Debug + Send + Sync {
+    /// The key in the pipeline file, such as `exact_dedup`.
+    fn kind(&self) -> &'static str;
+    /// Raised when output bytes may change for the same input and configuration.
+    fn version(&self) -> u32;
+    /// The configuration with its defaults filled in, keys sorted: what the plan hashes.
+    fn canonical(&self) -> Value;
+    /// Its place in the plan.
+    fn shape(&self) -> Shape;
+    /// What it reads of a source's shards.
+    fn needs(&self, roles: &Roles) -> Needs;
+    /// The decision of a row-local stage, or a barrier's cheap feature; `None` if the barrier has none.
+    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>>;
+    /// The barrier; `None` for other shapes.
+    fn barrier(&self, _stage: &StageId) -> Option<Box<dyn Barrier>> {
+        None
+    }
+}
+
+/// Decides or describes each row by itself.
+///
+/// Law: `apply(a ++ b) == apply(a) ++ apply(b)`.
+pub trait RowLocal: Send {
+    /// The narrow columns that it makes, [`ROW`] not among them; none if it only decides.
+    fn makes(&self) -> Fields;
+    /// Gives [`ROW`] and the columns made, for the rows that stay, in their order.
+    fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch>;
+}
+
+/// Starts a feature's table: takes its schema ([`ROW`] first) and gives what writes a batch.
+pub type Start<'a> = dyn FnMut(&SchemaRef) -> Result<Box<dyn FnMut(&RecordBatch) -> Result<()> + 'a>> + 'a;
+
+/// An expensive narrow row for each live row of a shard.
+pub trait Feature: Send + Sync {
+    /// Live rows of one shard in, in row order; one narrow row for each out, in the same order. Gives what it counted.
+    fn run(&self, rows: &mut (dyn Iterator<Item = Result<RecordBatch>> + Send), start: &mut Start<'_>) -> Result<Map<String, Value>>;
+}
+
+/// The narrow rows that a barrier sees: [`ROW_ID`], the stage's cheap feature, and vectors where it needs them; in row order.
+pub struct Narrow {
+    /// How many rows come.
+    pub rows: u64,
+    /// The rows.
+    pub stream: RowStream,
+    /// The length of the vectors; 0 where there are none.
+    pub dimensions: usize,
+}
+
+/// Decides over all rows at once.
+///
+/// Law: the result depends on the set of rows, not on arrival order or thread count.
+pub trait Barrier: Send {
+    /// Runs it.
+    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>>;
+}
+
+/// What a barrier decided. Every input row that `drops` does not name is kept.
+pub struct Outcome {
+    /// Rows of [`drop_fields`], sorted by [`ROW_ID`], each at most once.
+    pub drops: RowStream,
+    /// The stage's section of the report.
+    pub report: Map<String, Value>,
+}
+
+/// The schema of a barrier's drops: which row, why, which kept row it duplicates (RowId bits), how similar, and a JSON object
+/// with sorted keys.
+#[must_use]
+pub fn drop_fields() -> SchemaRef {
+    use arrow::datatypes::{DataType, Schema};
+    Arc::new(Schema::new(vec![
+        Field::new(ROW_ID, DataType::UInt64, false),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("kept", DataType::UInt64, true),
+        Field::new("score", DataType::Float64, true),
+        Field::new("detail", DataType::Utf8, true),
+    ]))
+}
+
+/// The embedder that a feature stage runs on, opened once a run.
+pub type SharedEmbedder = Arc<Embedder>;

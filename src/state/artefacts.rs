@@ -1,0 +1,188 @@
+//! The work folder: one artefact a task, named by its key, with a receipt that is written last.
+//!
+//! An artefact without a receipt is garbage from a run that ended early; one with a receipt is the task's result, whoever made
+//! it. A file that does not have the length and hash of its receipt is not used, and its task runs again.
+
+use std::path::{Path, PathBuf};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::{Compression, Encoding};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ids::TaskKey;
+use crate::storage::{checksum, local};
+
+/// The format of artefacts; part of every task key.
+pub const FORMAT: u64 = 1;
+
+/// What a task left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Its files, by name inside the artefact's folder.
+    pub files: Vec<ReceiptFile>,
+    /// What it counted.
+    pub facts: Map<String, Value>,
+}
+
+/// One file of an artefact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptFile {
+    /// Name.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 in hexadecimal digits.
+    pub blake3: String,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// The artefacts of a work folder.
+#[derive(Debug, Clone)]
+pub struct Artefacts {
+    folder: PathBuf,
+}
+
+impl Artefacts {
+    /// Those under `work`.
+    pub fn open(work: &Path) -> Result<Self> {
+        let folder = work.join("artefacts");
+        local::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Those under `work`, if the folder is there: for `plan`, which writes nothing.
+    #[must_use]
+    pub fn existing(work: &Path) -> Self {
+        Self { folder: work.join("artefacts") }
+    }
+
+    /// The folder of one artefact.
+    #[must_use]
+    pub fn folder(&self, key: &TaskKey) -> PathBuf {
+        let name = key.to_string();
+        self.folder.join(&name[..2]).join(&name[2..])
+    }
+
+    /// A file of one artefact.
+    #[must_use]
+    pub fn file(&self, key: &TaskKey, name: &str) -> PathBuf {
+        self.folder(key).join(name)
+    }
+
+    fn receipt_path(&self, key: &TaskKey) -> PathBuf {
+        self.folder(key).join("receipt.json")
+    }
+
+    /// Makes the folder of an artefact that is going to be written.
+    pub fn begin(&self, key: &TaskKey) -> Result<PathBuf> {
+        let folder = self.folder(key);
+        local::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// Ends a task: its files are there, and now they count.
+    pub fn commit(&self, key: &TaskKey, receipt: &Receipt) -> Result<()> {
+        let text = serde_json::to_vec(receipt).context(Kind::Internal, || "cannot write a receipt".into())?;
+        local::write_file(&self.receipt_path(key), &text)?;
+        Ok(())
+    }
+
+    /// The receipt of a task that is done and whose files are whole.
+    pub fn receipt(&self, key: &TaskKey) -> Result<Option<Receipt>> {
+        let path = self.receipt_path(key);
+        if !local::exists(&path)? {
+            return Ok(None);
+        }
+        let Ok(receipt) = serde_json::from_slice::<Receipt>(&local::read_to_vec(&path, 1 << 30)?) else { return Ok(None) };
+        for file in &receipt.files {
+            let path = self.file(key, &file.name);
+            if !local::exists(&path)? {
+                return Ok(None);
+            }
+            let (hash, bytes) = checksum::hash_path(&path)?;
+            if bytes != file.bytes || hash.to_string() != file.blake3 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(receipt))
+    }
+}
+
+/// Writes one narrow table: Parquet, so that anything can read it, without dictionaries or statistics.
+pub struct TableWriter {
+    name: String,
+    writer: ArrowWriter<local::AsideFile>,
+    rows: u64,
+}
+
+impl TableWriter {
+    /// Starts the table `name` in `folder`.
+    pub fn create(folder: &Path, name: &str, schema: &SchemaRef) -> Result<Self> {
+        let mut properties = WriterProperties::builder()
+            .set_writer_version(WriterVersion::PARQUET_1_0)
+            .set_created_by("trommel".into())
+            .set_compression(Compression::LZ4_RAW)
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_offset_index_disabled(true);
+        for field in schema.fields().iter().filter(|field| field.name() == "trommel_row") {
+            // Row numbers grow by one: their differences take no room.
+            properties = properties.set_column_encoding(ColumnPath::from(field.name().as_str()), Encoding::DELTA_BINARY_PACKED);
+        }
+        let file = local::AsideFile::create(&folder.join(name))?;
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build())).context(Kind::Internal, || "cannot start an artefact".into())?;
+        Ok(Self { name: name.to_owned(), writer, rows: 0 })
+    }
+
+    /// Adds rows.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows() as u64;
+        self.writer.write(batch).context(Kind::Storage, || format!("cannot write an artefact name=`{}`", self.name))?;
+        // A row group that waits in memory stays small.
+        if self.writer.in_progress_size() > 32 << 20 {
+            self.writer.flush().context(Kind::Storage, || format!("cannot write an artefact name=`{}`", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the table: it is on disk when this returns.
+    pub fn finish(self) -> Result<ReceiptFile> {
+        let (name, rows) = (self.name, self.rows);
+        let file = self.writer.into_inner().context(Kind::Storage, || format!("cannot write an artefact name=`{name}`"))?;
+        let written = file.finish()?;
+        Ok(ReceiptFile { name, bytes: written.bytes, blake3: written.hash.to_string(), rows })
+    }
+}
+
+/// Reads the named columns of a narrow table, in the table's order; all of them for `None`.
+pub fn read_table(path: &Path, columns: Option<&[&str]>, batch_rows: usize) -> Result<ParquetRecordBatchReader> {
+    let file = local::open(path)?;
+    let describe = || format!("cannot read an artefact path=`{}`", path.display());
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).context(Kind::State, describe)?;
+    let mask = match columns {
+        Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
+        None => ProjectionMask::all(),
+    };
+    builder.with_projection(mask).with_batch_size(batch_rows).build().context(Kind::State, describe)
+}
+
+/// The schema of a narrow table.
+pub fn table_schema(path: &Path) -> Result<SchemaRef> {
+    let file = local::open(path)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).context(Kind::State, || format!("cannot read an artefact path=`{}`", path.display()))?;
+    Ok(builder.schema().clone())
+}
+
+/// The failure of a narrow table that can no longer be read.
+pub fn unreadable(path: &Path, error: arrow::error::ArrowError) -> Error {
+    Error::state(format!("cannot read an artefact path=`{}`", path.display())).caused_by(error).hint("delete the work folder and run again: results do not change")
+}

@@ -1,0 +1,190 @@
+//! Publishing a dataset: everything is written beside the sink, then one rename makes it visible. Replacing an existing dataset
+//! goes through an intent file, which the next command that meets it carries out or takes back.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::Manifest;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ids::RunId;
+use crate::storage::local;
+
+/// A dataset on its way to its folder.
+#[derive(Debug)]
+pub struct Publication {
+    sink: PathBuf,
+    part: PathBuf,
+    overwrite: bool,
+}
+
+/// What a replacement is about to do: written before the first rename, removed after the last.
+#[derive(Debug, Serialize, Deserialize)]
+struct Intent {
+    part: String,
+    old: String,
+}
+
+/// `<sink>` with `.<suffix>` behind its last name.
+fn beside(sink: &Path, suffix: &str) -> Result<PathBuf> {
+    let name = sink.file_name().ok_or_else(|| Error::usage(format!("the sink has no name path=`{}`", sink.display())))?;
+    let mut name = name.to_owned();
+    name.push(".");
+    name.push(suffix);
+    Ok(sink.with_file_name(name))
+}
+
+impl Publication {
+    /// Starts one: refuses an existing dataset unless `overwrite`, and then replaces only what a run has left.
+    pub fn begin(sink: &Path, run_id: &RunId, overwrite: bool) -> Result<Self> {
+        recover(sink)?;
+        check_free(sink, overwrite)?;
+        let part = beside(sink, &format!("{}.part", &run_id.to_string()[..16]))?;
+        if local::exists(&part)? {
+            // An earlier run of the same work was killed: its files are not trusted, for no journal names them.
+            local::remove_dir(&part)?;
+        }
+        local::create_dir_all(&part)?;
+        Ok(Self { sink: sink.to_owned(), part, overwrite })
+    }
+
+    /// The folder to write into.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.part
+    }
+
+    /// Makes the dataset visible.
+    pub fn publish(self) -> Result<()> {
+        local::sync_dir(&self.part)?;
+        if !local::exists(&self.sink)? {
+            return local::rename_dir(&self.part, &self.sink);
+        }
+        check_free(&self.sink, self.overwrite)?;
+        let old = beside(&self.sink, "old")?;
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let intent = serde_json::to_vec(&Intent { part: name(&self.part), old: name(&old) }).context(Kind::Internal, || "cannot write the intent".into())?;
+        local::write_file(&beside(&self.sink, "intent")?, &intent)?;
+        finish(&self.sink, &self.part, &old)
+    }
+
+    /// Removes what was written so far.
+    pub fn abandon(self) -> Result<()> {
+        local::remove_dir(&self.part)
+    }
+}
+
+/// Refuses a sink that holds something which a run may not replace.
+pub fn check_free(sink: &Path, overwrite: bool) -> Result<()> {
+    if !local::exists(sink)? {
+        return Ok(());
+    }
+    if !overwrite {
+        return Err(Error::usage(format!("the output exists already path=`{}`", sink.display())).hint("name another folder, or replace it with --overwrite"));
+    }
+    if local::exists(&Manifest::path(sink))? || local::is_empty_dir(sink)? {
+        return Ok(());
+    }
+    Err(Error::usage(format!("the output is a folder that no run has made path=`{}`", sink.display()))
+        .hint("--overwrite replaces only datasets that trommel wrote: name another folder"))
+}
+
+/// Carries out or takes back a replacement that was cut off.
+pub fn recover(sink: &Path) -> Result<()> {
+    let path = beside(sink, "intent")?;
+    if !local::exists(&path)? {
+        return Ok(());
+    }
+    let intent: Intent = serde_json::from_slice(&local::read_to_vec(&path, 1 << 16)?)
+        .context(Kind::State, || format!("cannot read an intent path=`{}`", path.display()))?;
+    let confined = |name: &str| -> Result<PathBuf> {
+        let plain = !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
+        if plain { Ok(sink.with_file_name(name)) } else { Err(Error::state(format!("an intent names a path outside its folder name=`{name}`"))) }
+    };
+    finish(sink, &confined(&intent.part)?, &confined(&intent.old)?)
+}
+
+/// From any point of a replacement to its end. Each step can be repeated.
+fn finish(sink: &Path, part: &Path, old: &Path) -> Result<()> {
+    if local::exists(part)? {
+        // The new dataset is whole: the intent was written after it was synced.
+        if local::exists(sink)? {
+            if local::exists(old)? {
+                local::remove_dir(old)?;
+            }
+            local::rename_dir(sink, old)?;
+        }
+        local::rename_dir(part, sink)?;
+    } else if !local::exists(sink)? && local::exists(old)? {
+        local::rename_dir(old, sink)?;
+    }
+    if local::exists(old)? {
+        local::remove_dir(old)?;
+    }
+    local::remove_file(&beside(sink, "intent")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset(folder: &Path, word: &str) {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("manifest.json"), word).unwrap();
+    }
+
+    fn word(folder: &Path) -> String {
+        std::fs::read_to_string(folder.join("manifest.json")).unwrap()
+    }
+
+    /// From every state that a killed replacement can leave, recovery ends with one whole dataset and no trace.
+    #[test]
+    fn a_replacement_is_finished_from_every_point() {
+        for point in 0..4 {
+            let folder = tempfile::tempdir().unwrap();
+            let sink = folder.path().join("out");
+            let (part, old) = (folder.path().join("out.x.part"), folder.path().join("out.old"));
+            dataset(&sink, "old");
+            dataset(&part, "new");
+            std::fs::write(folder.path().join("out.intent"), r#"{"part":"out.x.part","old":"out.old"}"#).unwrap();
+            if point >= 1 {
+                std::fs::rename(&sink, &old).unwrap();
+            }
+            if point >= 2 {
+                std::fs::rename(&part, &sink).unwrap();
+            }
+            if point >= 3 {
+                std::fs::remove_dir_all(&old).unwrap();
+            }
+            recover(&sink).unwrap();
+            assert_eq!(word(&sink), "new", "point {point}");
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "point {point}");
+        }
+    }
+
+    #[test]
+    fn an_existing_folder_is_replaced_only_if_asked_and_only_if_a_run_made_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = folder.path().join("out");
+        let run = RunId::from(blake3::hash(b"r"));
+        dataset(&sink, "old");
+        assert_eq!(Publication::begin(&sink, &run, false).unwrap_err().kind(), Kind::Usage);
+        let publication = Publication::begin(&sink, &run, true).unwrap();
+        dataset(publication.folder(), "new");
+        assert_eq!(word(&sink), "old");
+        publication.publish().unwrap();
+        assert_eq!(word(&sink), "new");
+        let photos = folder.path().join("photos");
+        std::fs::create_dir(&photos).unwrap();
+        std::fs::write(photos.join("cat.jpg"), "x").unwrap();
+        assert_eq!(Publication::begin(&photos, &run, true).unwrap_err().kind(), Kind::Usage);
+        assert!(photos.join("cat.jpg").exists());
+    }
+
+    #[test]
+    fn an_intent_cannot_reach_outside() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("out.intent"), r#"{"part":"../x","old":"out.old"}"#).unwrap();
+        assert_eq!(recover(&folder.path().join("out")).unwrap_err().kind(), Kind::State);
+    }
+}
