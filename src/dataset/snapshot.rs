@@ -1,0 +1,199 @@
+//! The snapshot: which shards there are, in order, and what each one is. It is taken before anything is read, and every
+//! later look at a shard is checked against it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use rayon::prelude::*;
+
+use crate::dataset::preflight;
+use crate::dataset::reader::ShardReader;
+use crate::error::{Error, Result};
+use crate::ids::{ContentHash, ShardId};
+use crate::limits::MAX_SHARDS;
+use crate::storage::checksum::hash_shard;
+use crate::storage::local::{Identity, Selection, list_files, open_shard};
+
+/// One source of the pipeline: where its shards are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceSpec {
+    /// The source's name.
+    pub name: String,
+    /// The URI as written, for messages.
+    pub uri: String,
+    /// The folder that the part of the URI without wildcards names.
+    pub base: PathBuf,
+    /// Which files below it.
+    pub selection: Selection,
+}
+
+/// Sizes of one row group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowGroup {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes in the file.
+    pub compressed_bytes: u64,
+    /// Bytes when decompressed, still encoded.
+    pub uncompressed_bytes: u64,
+}
+
+/// Sizes of one column (with all that is nested in it) over the whole shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ColumnBytes {
+    /// Bytes in the file.
+    pub compressed: u64,
+    /// Bytes when decompressed, still encoded.
+    pub uncompressed: u64,
+}
+
+/// A shard as the snapshot saw it.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    /// Its place in the order of the corpus.
+    pub id: ShardId,
+    /// Index of its source.
+    pub source: usize,
+    /// Its path below the part of the URI without wildcards, parts joined with `/`.
+    pub path: String,
+    /// Where it is.
+    pub file: PathBuf,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of all bytes.
+    pub hash: ContentHash,
+    /// Rows in the file.
+    pub rows: u64,
+    /// How many of them, from the first, belong to the corpus: all, unless `--limit-rows` cuts.
+    pub rows_used: u64,
+    /// The Arrow schema that the file is read with.
+    pub schema: SchemaRef,
+    /// Its row groups, in file order.
+    pub row_groups: Vec<RowGroup>,
+    /// Sizes of its columns, in the order of the schema.
+    pub columns: Vec<ColumnBytes>,
+    /// What tells whether the file is still the same.
+    pub identity: Identity,
+}
+
+/// A shard's open file with its footer.
+#[derive(Debug, Clone)]
+pub struct OpenShard {
+    /// The file.
+    pub reader: ShardReader,
+    /// The checked footer.
+    pub footer: ArrowReaderMetadata,
+}
+
+impl Shard {
+    /// Opens the file again and checks that it is the one of the snapshot.
+    ///
+    /// # Errors
+    /// Kind input when it changed or cannot be read as Parquet, kind storage when it cannot be opened.
+    pub fn open(&self) -> Result<OpenShard> {
+        self.open_with(preflight::reader_options())
+    }
+
+    /// As [`Shard::open`], with reader options of the caller's.
+    ///
+    /// # Errors
+    /// As [`Shard::open`].
+    pub fn open_with(&self, options: ArrowReaderOptions) -> Result<OpenShard> {
+        let file = open_shard(&self.file)?;
+        file.check_unchanged(self.identity)?;
+        let reader = ShardReader::new(file);
+        let footer = preflight::load_footer(&reader, options)?;
+        Ok(OpenShard { reader, footer })
+    }
+}
+
+/// All shards of all sources, in the order of the corpus.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The sources, as written.
+    pub sources: Vec<SourceSpec>,
+    /// The shards: sources in the order written, shards by the bytes of their paths.
+    pub shards: Vec<Shard>,
+}
+
+impl Snapshot {
+    /// Rows of the corpus.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.rows_used).sum()
+    }
+
+    /// Keeps only the first `rows` rows of the corpus in its order. Shards beyond stay listed, with no row used.
+    pub fn limit_rows(&mut self, rows: u64) {
+        let mut left = rows;
+        for shard in &mut self.shards {
+            shard.rows_used = shard.rows.min(left);
+            left -= shard.rows_used;
+        }
+    }
+}
+
+/// Lists, opens, checks and hashes every shard. Files are read in parallel; the result depends on their content alone.
+///
+/// # Errors
+/// Kind input when a source has no shard (naming its pattern), when a shard is damaged or changes while it is read; kind
+/// resources at a limit; kind storage when a file cannot be read.
+pub fn take(sources: &[SourceSpec]) -> Result<Snapshot> {
+    let mut listed = vec![];
+    for (source, spec) in sources.iter().enumerate() {
+        let files = list_files(&spec.base, &spec.selection).map_err(|error| error.context(format!("source `{}`", spec.name)))?;
+        if files.is_empty() {
+            return Err(Error::input(format!("no shards source=`{}` uri=`{}`", spec.name, spec.uri))
+                .hint("the pattern matches no file; a folder is searched for names that end in .parquet"));
+        }
+        listed.extend(files.into_iter().map(|file| (source, file)));
+    }
+    if listed.len() as u64 > MAX_SHARDS {
+        return Err(Error::resources(format!("too many shards limit=`{MAX_SHARDS}` shards=`{}`", listed.len())));
+    }
+    let looked: Vec<Result<Shard>> = listed
+        .into_par_iter()
+        .enumerate()
+        .map(|(ordinal, (source, file))| {
+            let id = ShardId::try_new(ordinal).ok_or_else(|| Error::resources(format!("too many shards limit=`{MAX_SHARDS}`")))?;
+            look(id, source, file.relative, file.path)
+        })
+        .collect();
+    // In order, so that of several damaged shards the first is reported whatever the threads did.
+    let shards = looked.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(Snapshot { sources: sources.to_vec(), shards })
+}
+
+fn look(id: ShardId, source: usize, path: String, file: PathBuf) -> Result<Shard> {
+    let reader = ShardReader::new(open_shard(&file)?);
+    let identity = reader.file().identity();
+    let footer = preflight::load_footer(&reader, preflight::reader_options())?;
+    preflight::check_pages(footer.metadata(), reader.file())?;
+    let (hash, bytes) = hash_shard(reader.file())?;
+    reader.file().check_unchanged(identity)?;
+    let descriptor = footer.metadata().file_metadata().schema_descr();
+    let mut columns = vec![ColumnBytes::default(); descriptor.root_schema().get_fields().len()];
+    for group in footer.metadata().row_groups() {
+        for (leaf, chunk) in group.columns().iter().enumerate() {
+            if let Some(column) = columns.get_mut(descriptor.get_column_root_idx(leaf)) {
+                column.compressed += chunk.compressed_size() as u64;
+                column.uncompressed += chunk.uncompressed_size() as u64;
+            }
+        }
+    }
+    let row_groups: Vec<RowGroup> = footer
+        .metadata()
+        .row_groups()
+        .iter()
+        .map(|group| RowGroup {
+            rows: group.num_rows() as u64,
+            compressed_bytes: group.columns().iter().map(|chunk| chunk.compressed_size() as u64).sum(),
+            uncompressed_bytes: group.columns().iter().map(|chunk| chunk.uncompressed_size() as u64).sum(),
+        })
+        .collect();
+    let rows = row_groups.iter().map(|group| group.rows).sum();
+    let schema = Arc::clone(footer.schema());
+    Ok(Shard { id, source, path, file, bytes, hash, rows, rows_used: rows, schema, row_groups, columns, identity })
+}
