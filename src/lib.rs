@@ -5,4 +5,5 @@ pub mod ids;
 pub mod limits;
 pub mod random;
 pub mod select;
+pub mod text;
 pub mod vector;
