@@ -16,6 +16,7 @@ pub fn check(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
         },
         Shape::OneOrMany(element) => match node.elements() {
             Some(elements) => check_elements(elements, element, path, out),
+            None if matches!(node.value, Value::Map(_) | Value::Null) => wrong_type(node, shape, path, out),
             None => check(node, element, path, out),
         },
         Shape::Identified(element) => match node.elements() {
@@ -113,6 +114,16 @@ fn check_repeats(entries: &[(Key, Node)], path: &str, out: &mut Diagnostics) {
     }
 }
 
+/// A sentence of the documentation as a hint: a lower-case fragment.
+fn hint_of(doc: &str) -> String {
+    let doc = doc.strip_suffix('.').unwrap_or(doc);
+    let mut letters = doc.chars();
+    match (letters.next(), letters.clone().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => first.to_lowercase().chain(letters).collect(),
+        _ => doc.to_owned(),
+    }
+}
+
 /// Unknown keys that are reported of one map, so that a hostile file costs nothing.
 const MOST_UNKNOWN_KEYS: usize = 20;
 
@@ -125,7 +136,7 @@ fn unknown_key(key: &Key, known: &[&'static str], path: &str, out: &mut Diagnost
     let name = shown(&key.name);
     let hint = match near(&key.name, known.iter().copied()) {
         Some(word) => format!("did you mean `{word}`?"),
-        None => format!("the keys here are {}", listed(known)),
+        None => format!("known here: {}", listed(known)),
     };
     out.add(&join(path, &name), key.position, format!("unknown key `{name}`"), Some(hint));
 }
@@ -149,7 +160,7 @@ fn check_map(entries: &[(Key, Node)], fields: &'static [Field], position: Option
     for field in fields.iter().filter(|field| field.presence == Presence::Required) {
         // A key that is there under a misspelt name is one problem, not two.
         if !entries.iter().any(|(key, _)| key.name == field.key) && !misspelt.contains(&field.key) {
-            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(field.doc.into()));
+            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(hint_of(field.doc)));
         }
     }
 }
@@ -176,9 +187,9 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
             misspelt.extend(close);
             let is_kind = close.is_some_and(|word| kinds.contains(&word)) || (close.is_none() && child.entries().is_some());
             may_be_kind |= is_kind;
-            if is_kind && close.is_none() {
+            if is_kind {
                 let name = shown(&key.name);
-                let hint = format!("the {noun}s are {}", listed(&kinds));
+                let hint = close.map_or_else(|| format!("known here: {}", listed(&kinds)), |word| format!("did you mean `{word}`?"));
                 out.add(&join(path, &name), key.position, format!("unknown {noun} `{name}`"), Some(hint));
             } else {
                 unknown_key(key, &known, path, out);
@@ -187,13 +198,13 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
     }
     for field in table.common.iter().filter(|field| field.presence == Presence::Required) {
         if !entries.iter().any(|(key, _)| key.name == field.key) && !misspelt.contains(&field.key) {
-            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(field.doc.into()));
+            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(hint_of(field.doc)));
         }
     }
     given.dedup_by(|a, b| a.name == b.name);
     match given.as_slice() {
         [] if !may_be_kind => {
-            out.add(path, position, format!("no {noun} is given"), Some(format!("give one of {}", listed(&kinds))));
+            out.add(path, position, format!("no {noun} is given"), Some(format!("give exactly one of {}", listed(&kinds))));
         }
         [first, second, ..] => {
             let message = format!("two {noun}s, `{}` and `{}`, are given", first.name, second.name);
@@ -221,7 +232,7 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             if !words.contains(&word.as_str()) {
                 let hint = match near(word, words.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the values are {}", listed(words)),
+                    None => format!("known here: {}", listed(words)),
                 };
                 refuse(format!("unknown value `{}`", shown(word)), Some(hint));
             }
@@ -279,6 +290,8 @@ fn wrong_type(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
         },
         (Shape::Map(_) | Shape::Kinds { .. }, Value::Null) => Some("is what follows indented? write `{}` for a map with no key".to_owned()),
         (Shape::List(_), Value::Text(text)) => Some(format!("write `[{}]` for a list of one", shown(text))),
+        (Shape::List(_), Value::Int(value)) => Some(format!("write `[{value}]` for a list of one")),
+        (Shape::List(_), Value::Float(value)) => Some(format!("write `[{value}]` for a list of one")),
         (Shape::Identified(_), Value::Map(_)) => Some("begin each element with `- id: ...`".to_owned()),
         _ => None,
     };

@@ -104,7 +104,7 @@ fn unknown<'a>(step: &str, names: impl Iterator<Item = &'a str>) -> Refusal {
     let names: Vec<&str> = names.collect();
     let hint = match nearest(step, names.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => format!("there are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+        None => format!("known there: {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
     };
     (format!("`{}` is not known there", shown(step)), Some(hint))
 }

@@ -116,10 +116,6 @@ fn check_ids(outline: &Outline, out: &mut Diagnostics) {
     let stages = outline.stages.iter().filter_map(|stage| stage.id.as_ref().map(|id| (id, "stage", format!("{}.id", stage.path))));
     for (reference, noun, path) in sources.chain(stages) {
         let Some((first, first_noun)) = seen.insert(reference.id.to_lowercase(), (reference, noun)) else { continue };
-        if noun == "source" && first.id == reference.id {
-            // The table reports a repeated key.
-            continue;
-        }
         let place = first.position.map(|at| format!(" at {}:{}", at.line, at.column)).unwrap_or_default();
         let case = if first.id == reference.id { "" } else { ", but for upper and lower case," };
         let message = format!("the id `{}` is{case} that of the {first_noun}{place}", reference.id);
@@ -141,24 +137,43 @@ fn names(outline: &Outline) -> BTreeMap<&str, Input> {
     names
 }
 
+/// What a reference may mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// A stage or a source, named by the stage at this place.
+    InputOf(usize),
+    /// A stage, named by the stage at this place.
+    StageFor(usize),
+    /// A stage, named by the sink.
+    StageForSink,
+}
+
 /// The meaning of a reference. One that means nothing is reported, and taken for the nearest name in the further checks.
-fn find(reference: &Reference, path: &str, names: &BTreeMap<&str, Input>, stages_only: bool, out: &mut Diagnostics) -> Option<Input> {
-    let wanted = |input: &Input| !stages_only || matches!(input, Input::Stage(_));
+fn find(reference: &Reference, path: &str, names: &BTreeMap<&str, Input>, scope: Scope, out: &mut Diagnostics) -> Option<Input> {
+    let stages_only = !matches!(scope, Scope::InputOf(_));
     match names.get(reference.id.as_str()) {
-        Some(input) if wanted(input) => Some(*input),
-        Some(_) => {
+        Some(Input::Source(_)) if stages_only => {
             out.add(path, reference.position, format!("`{}` is a source, not a stage", reference.id), Some("name a stage".into()));
             None
         }
+        Some(input) => Some(*input),
         None => {
-            let candidates: Vec<&str> = names.iter().filter(|(_, input)| wanted(input)).map(|(name, _)| *name).collect();
+            // Nobody means the stage that asks.
+            let meant = |input: &Input| match (scope, input) {
+                (Scope::InputOf(_), Input::Source(_)) => true,
+                (_, Input::Source(_)) => false,
+                (Scope::InputOf(own) | Scope::StageFor(own), Input::Stage(stage)) => *stage != own,
+                (Scope::StageForSink, Input::Stage(_)) => true,
+            };
+            let candidates: Vec<&str> = names.iter().filter(|(_, input)| meant(input)).map(|(name, _)| *name).collect();
             let near = nearest(&reference.id, candidates.iter().copied());
             let what = if stages_only { "stage" } else { "stage or source" };
             let hint = match near {
-                Some(name) => format!("did you mean `{name}`?"),
-                None => format!("there are {}", candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+                Some(name) => Some(format!("did you mean `{name}`?")),
+                None if candidates.is_empty() => None,
+                None => Some(format!("known here: {}", candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))),
             };
-            out.add(path, reference.position, format!("there is no {what} `{}`", reference.id), Some(hint));
+            out.add(path, reference.position, format!("there is no {what} `{}`", reference.id), hint);
             near.and_then(|name| names.get(name).copied())
         }
     }
@@ -171,7 +186,7 @@ fn edges(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics
         match &stage.inputs {
             Some(named) => {
                 for reference in named {
-                    match find(reference, &format!("{}.input", stage.path), names, false, out) {
+                    match find(reference, &format!("{}.input", stage.path), names, Scope::InputOf(index), out) {
                         Some(input) => inputs.push(input),
                         None => edges.uncertain = true,
                     }
@@ -273,7 +288,7 @@ fn shortest_cycle(start: usize, inputs: &[Vec<Input>]) -> Option<Vec<usize>> {
 fn sink(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics) -> Option<usize> {
     match &outline.sink.as_ref()?.input {
         None => outline.stages.len().checked_sub(1),
-        Some(reference) => match find(reference, "sink.input", names, true, out)? {
+        Some(reference) => match find(reference, "sink.input", names, Scope::StageForSink, out)? {
             Input::Stage(stage) => Some(stage),
             Input::Source(_) => None,
         },
@@ -281,12 +296,9 @@ fn sink(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics)
 }
 
 fn check_used(outline: &Outline, reached: &BTreeSet<Input>, cyclic: &BTreeSet<usize>, out: &mut Diagnostics) {
-    for (index, source) in outline.sources.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Source(*index))) {
+    for (_, source) in outline.sources.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Source(*index))) {
         let hint = format!("name it as an `input`, or remove it; a stage takes `input: [..., {}]`", source.id);
-        // A repeated id is reported as such.
-        if outline.sources.iter().take(index).all(|earlier| earlier.id != source.id) {
-            out.add(&format!("sources.{}", source.id), source.position, format!("the source `{}` is unused", source.id), Some(hint));
-        }
+        out.add(&format!("sources.{}", source.id), source.position, format!("the source `{}` is unused", source.id), Some(hint));
     }
     for (index, stage) in outline.stages.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Stage(*index))) {
         let repeated = stage
@@ -307,7 +319,7 @@ fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTree
         if !seen.insert(&reference.id) {
             out.add(&path, reference.position, format!("`{}` is given twice", reference.id), Some("remove one of the two".into()));
         }
-        let Some(Input::Stage(index)) = find(reference, &path, names, true, out) else { continue };
+        let Some(Input::Stage(index)) = find(reference, &path, names, Scope::StageForSink, out) else { continue };
         let Some(stage) = outline.stages.get(index) else { continue };
         if stage.config.as_ref().is_some_and(|config| !config.makes_column()) {
             let message = format!("the stage `{}` makes no column", reference.id);
@@ -338,7 +350,7 @@ fn embedding(
     let found = match stage.config.as_ref().and_then(StageConfig::embedding).map(StageId::as_str) {
         Some(named) => {
             let reference = Reference { id: named.to_owned(), position };
-            let Input::Stage(found) = find(&reference, &path, names, true, out)? else { return None };
+            let Input::Stage(found) = find(&reference, &path, names, Scope::StageFor(index), out)? else { return None };
             if !makes(&found) {
                 let hint = match embeds.first() {
                     Some(near) => format!("did you mean `{}`?", id(*near)),
