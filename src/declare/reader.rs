@@ -563,3 +563,50 @@ impl<'a> Fields<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_need_a_binary_unit() {
+        assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_bytes(" 1 GiB "), Ok(1 << 30));
+        assert_eq!(parse_bytes("7B"), Ok(7));
+        for (text, hint) in [
+            ("64", "`64MiB`"),
+            ("64MB", "`64MiB`"),
+            ("64mib", "`64MiB`"),
+            ("5kb", "`5KiB`"),
+            ("MiB", "whole number"),
+            ("1.5GiB", "whole number"),
+        ] {
+            let (message, given) = parse_bytes(text).unwrap_err();
+            assert!(given.as_deref().is_some_and(|given| given.contains(hint)), "{text}: {message} {given:?}");
+        }
+        for text in ["", "0MiB", "-1MiB", "9999999TiB", "99999999999999999999B", "8388608TiB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_of_compression_are_from_1_to_22() {
+        assert_eq!(
+            (1..=22).filter_map(|level| parse_compression(&format!("zstd({level})"))).collect::<Vec<i32>>(),
+            (1..=22).collect::<Vec<i32>>()
+        );
+        for text in ["zstd", "zstd()", "zstd(0)", "zstd(23)", "zstd(+3)", "zstd(3", "gzip(3)", "zstd(3) "] {
+            assert_eq!(parse_compression(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_letters_digits_and_underscores() {
+        for id in ["a", "A1_b", &"x".repeat(MAX_ID_LENGTH)] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", "1a", "_a", "a-b", "a.b", "a/b", "..", "é", "a b", &"x".repeat(MAX_ID_LENGTH + 1)] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use proptest::prelude::*;
 use serde_json::Value;
 use trommel::config::model::{Layout, Pipeline};
 use trommel::config::schema::json_schema;
@@ -272,4 +273,110 @@ fn validate_prints_text_and_json() {
     let mut out = Vec::new();
     trommel::cli::validate::run(&std::fs::read(&good).unwrap(), Path::new("quickstart.yaml"), &[], None, false, &mut out).unwrap();
     assert_eq!(String::from_utf8(out).unwrap(), "quickstart.yaml: the pipeline `web_curation` is valid: 1 source, 5 stages\n");
+}
+
+fn sorted_keys(value: &Value) -> bool {
+    match value {
+        Value::Object(object) => object.keys().is_sorted() && object.values().all(sorted_keys),
+        Value::Array(items) => items.iter().all(sorted_keys),
+        _ => true,
+    }
+}
+
+#[test]
+fn canonical_forms_have_sorted_keys_and_differ_where_a_key_differs() {
+    let base = good("branches", &[]).canonical();
+    assert!(sorted_keys(&base));
+    for (path, value) in [
+        ("stages.both.columns", "[text, url]"),
+        ("stages.both.normalize", "[nfc]"),
+        ("stages.both.keep", "first"),
+        ("stages.both.keep.by", "other"),
+        ("stages.both.keep.order", "asc"),
+        ("stages.vectors.column", "body"),
+        ("stages.vectors.model", "builtin"),
+        ("stages.vectors.max_tokens", "64"),
+        ("stages.vectors.batch_tokens", "64"),
+        ("stages.vectors.pooling", "cls"),
+        ("stages.vectors.normalize", "false"),
+        ("stages.vectors.dims", "64"),
+        ("stages.vectors.precision", "f32"),
+        ("stages.vectors.on_bad_vector", "keep"),
+        ("stages.short.where", "length(text) < 501"),
+        ("stages.long_distinct.epsilon", "0.051"),
+        ("stages.long_distinct.rule", "star"),
+        ("stages.long_distinct.keep", "easy"),
+        ("stages.long_distinct.on_equal", "keep"),
+        ("stages.long_distinct.k", "auto"),
+        ("stages.long_distinct.iterations", "11"),
+        ("stages.long_distinct.seed", "8"),
+        ("stages.long_distinct.report", "[0.01]"),
+        ("stages.long_distinct.on_bad_vector", "keep"),
+        ("stages.core.keep_rows", "1001"),
+        ("stages.core.k", "3"),
+        ("stages.core.balance", "0.25"),
+        ("stages.core.seed", "2"),
+        ("stages.core.input", "short"),
+        ("stages.some.keep_fraction", "0.25"),
+        ("stages.some.seed", "4"),
+        ("sink.parquet.layout", "mirror"),
+        ("sink.parquet.write", "data"),
+        ("sink.parquet.compression", "zstd(8)"),
+        ("sink.parquet.row_group_rows", "5"),
+        ("sink.parquet.add", "[]"),
+        ("sources.web.parquet.text", "body"),
+    ] {
+        // Taking an input away leaves a stage unused: read without the graph.
+        let file = files("good").into_iter().find(|file| stem(file) == "branches").unwrap();
+        let sets = [(path.to_owned(), value.to_owned())];
+        let mut out = Diagnostics::new();
+        let draft = trommel::config::model::read(std::fs::read(&file).unwrap(), &file, &sets, &mut out);
+        assert!(out.is_empty(), "{}", out.render(path));
+        assert_ne!(draft.pipeline.unwrap().canonical(), base, "{path} is not in the canonical form");
+    }
+    for (path, value) in [
+        ("name", "other"),
+        ("work.uri", "w"),
+        ("sources.web.parquet.uri", "w"),
+        ("stages.vectors.provider", "auto"),
+        ("sink.parquet.uri", "o/{version}"),
+    ] {
+        assert_eq!(good("branches", &[(path, value)]).canonical(), base, "{path} is in the canonical form");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever becomes of a file's bytes, reading it ends in a pipeline or in problems.
+    #[test]
+    fn damaged_files_never_panic(cuts in prop::collection::vec((0usize..4_000, 0usize..40, "[\\[\\]{}:,&*!|>'\"# \n\ta-c0-9-]{0,6}"), 1..6)) {
+        for file in files("good") {
+            let mut text = std::fs::read(&file).unwrap();
+            for (at, length, insert) in &cuts {
+                let start = (*at).min(text.len());
+                let end = (start + length).min(text.len());
+                text.splice(start..end, insert.bytes());
+            }
+            if let Err(problems) = Checked::read(&text, &file, &[], None) {
+                prop_assert!(!problems.is_empty());
+            }
+        }
+    }
+
+    /// A value of `--set` is one value: all else stays as it was.
+    #[test]
+    fn set_changes_nothing_but_its_place(value in "[\\PC\n\t]{1,40}") {
+        let base = good("quickstart", &[]);
+        let file = files("good").into_iter().find(|file| stem(file) == "quickstart").unwrap();
+        let sets = [("sources.crawl.parquet.text".to_owned(), value.clone())];
+        match Checked::read(std::fs::read(&file).unwrap(), &file, &sets, None) {
+            Ok(checked) => {
+                let mut expected = base;
+                expected.sources[0].text = Some(value);
+                prop_assert_eq!(checked.pipeline, expected);
+            }
+            Err(problems) => prop_assert!(value.trim().is_empty(), "{}", problems.render("f")),
+        }
+    }
 }
