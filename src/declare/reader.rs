@@ -45,7 +45,9 @@ pub fn check(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             None => wrong_type(node, shape, path, out),
         },
         Shape::Kinds { noun, common, kinds, transparent } => match node.entries() {
-            Some(entries) => check_kinds(entries, &Kinds { noun, common, kinds, transparent: *transparent }, node.position, path, out),
+            Some(entries) => {
+                check_kinds(entries, &Kinds { noun, common, fields: kinds, transparent: *transparent }, node.position, path, out);
+            }
             None => wrong_type(node, shape, path, out),
         },
         Shape::Any(shapes) => match alternative(node, shapes) {
@@ -88,7 +90,7 @@ pub fn element_path(path: &str, index: usize, element: &Node) -> String {
 struct Kinds<'t> {
     noun: &'t str,
     common: &'static [Field],
-    kinds: &'static [Field],
+    fields: &'static [Field],
     transparent: bool,
 }
 
@@ -168,7 +170,7 @@ fn check_map(entries: &[(Key, Node)], fields: &'static [Field], position: Option
 fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Position>, path: &str, out: &mut Diagnostics) {
     check_repeats(entries, path, out);
     let noun = table.noun;
-    let kinds: Vec<&'static str> = table.kinds.iter().map(|field| field.key).collect();
+    let kinds: Vec<&'static str> = table.fields.iter().map(|field| field.key).collect();
     let known: Vec<&'static str> = table.common.iter().map(|field| field.key).chain(kinds.iter().copied()).collect();
     let mut given: Vec<&Key> = Vec::new();
     let mut misspelt = Vec::new();
@@ -177,7 +179,7 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
     for (key, child) in entries {
         if let Some(field) = table.common.iter().find(|field| field.key == key.name) {
             check(child, &field.shape, &join(path, field.key), out);
-        } else if let Some(field) = table.kinds.iter().find(|field| field.key == key.name) {
+        } else if let Some(field) = table.fields.iter().find(|field| field.key == key.name) {
             given.push(key);
             let child_path = if table.transparent { path.to_owned() } else { join(path, field.key) };
             check(child, &field.shape, &child_path, out);
@@ -217,11 +219,9 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
 fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
     let mut refuse = |message: String, hint: Option<String>| out.add(path, node.position, message, hint);
     match (shape, &node.value) {
-        (Shape::Bool, Value::Bool(_)) => {}
         (Shape::Int { min, max }, Value::Int(value)) if value < min || value > max => {
             refuse(format!("the number {value} is out of range: expected {}", describe(shape)), None);
         }
-        (Shape::Int { .. }, Value::Int(_)) => {}
         (Shape::Float { .. }, Value::Int(_) | Value::Float(_)) => {
             let value = number(node).unwrap_or(f64::NAN);
             if !float_fits(shape, value) {
@@ -238,9 +238,9 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             }
         }
         (Shape::Text | Shape::Sql, Value::Text(text)) if text.trim().is_empty() => {
-            refuse(format!("expected {}, found an empty text", describe(shape)), None)
+            refuse(format!("expected {}, found an empty text", describe(shape)), None);
         }
-        (Shape::Text | Shape::Sql, Value::Text(_)) => {}
+        (Shape::Bool, Value::Bool(_)) | (Shape::Int { .. }, Value::Int(_)) | (Shape::Text | Shape::Sql, Value::Text(_)) => {}
         (Shape::Path, Value::Text(text)) => {
             if text.trim().is_empty() {
                 refuse("expected a path, found an empty text".into(), None);
@@ -259,7 +259,7 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             }
         }
         (Shape::Bytes, Value::Int(value)) => {
-            refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}MiB`")))
+            refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}MiB`")));
         }
         (Shape::Compression, Value::Text(text)) => {
             if parse_compression(text).is_none() {
@@ -355,9 +355,10 @@ pub fn check_id(id: &str) -> Result<(), Refusal> {
     let valid = id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
         let mended: String = id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(MAX_ID_LENGTH).collect();
-        let hint = match mended.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            true => format!("an id is a letter, then letters, digits and `_`: write `{mended}`"),
-            false => "an id is a letter, then letters, digits and `_`".to_owned(),
+        let hint = if mended.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            format!("an id is a letter, then letters, digits and `_`: write `{mended}`")
+        } else {
+            "an id is a letter, then letters, digits and `_`".to_owned()
         };
         return Err((format!("bad id `{}`", shown(id)), Some(hint)));
     }
@@ -531,10 +532,10 @@ impl<'a> Fields<'a> {
 
     /// The map under a key, read with `table`, if the key holds a map.
     #[must_use]
-    pub fn map(&self, key: &str, table: &'static [Field]) -> Option<Fields<'a>> {
+    pub fn map(&self, key: &str, table: &'static [Field]) -> Option<Self> {
         let node = self.node(key)?;
         node.entries()?;
-        Some(Fields::new(node, table, join(&self.path, key)))
+        Some(Self::new(node, table, join(&self.path, key)))
     }
 
     /// Adds a problem at the value of `key`, or at the map itself where the key is empty or missing.
