@@ -221,6 +221,27 @@ fn a_work_folder_that_no_listing_sees_may_lie_beside_the_shards() {
     problems(&text, &file, &[("sources.crawl.parquet.uri", "./"), ("work.uri", "work")]);
 }
 
+#[test]
+fn a_link_does_not_hide_that_two_folders_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.yaml");
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    std::os::unix::fs::symlink("data", folder.path().join("elsewhere")).unwrap();
+    let text = std::fs::read(files("bad").into_iter().find(|file| stem(file) == "version_2").unwrap()).unwrap();
+    let read = |uri: &str| {
+        let sets = [("version".to_owned(), "1".to_owned()), ("sink.parquet.uri".to_owned(), uri.to_owned())];
+        Checked::read(&text, &file, &sets, None).unwrap()
+    };
+    assert!(read("out").follow_links(&file, None).is_ok());
+    for uri in ["elsewhere", "elsewhere/out"] {
+        let problems = read(uri).follow_links(&file, None).unwrap_err();
+        assert!(problems.render("p").contains("source"), "{}", problems.render("p"));
+    }
+    let root = Root::new(folder.path()).unwrap();
+    std::os::unix::fs::symlink("/", folder.path().join("away")).unwrap();
+    assert!(read("away/out").follow_links(&file, Some(&root)).is_err());
+}
+
 /// The keys of the JSON Schema: each must be misused by some bad pipeline.
 #[test]
 fn every_key_of_the_schema_has_a_negative_case() {
