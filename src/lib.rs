@@ -1,3 +1,59 @@
+//! Trommel deduplicates training corpora held in Parquet: a declarative pipeline streams the shards, finds exact and semantic
+//! duplicates, selects a coreset, and writes pruned shards with a lineage that says of every input row what became of it and
+//! because of which other row. This page is the architecture; `README.md` is for users.
+//!
+//! # The one rule
+//!
+//! Wide data never crosses a barrier. Texts flow from source to sink in row-local phases; a barrier sees narrow rows only: the row
+//! id, what features made of the row (hashes, vectors), and columns that a stage names. So nothing wide is shuffled, memory is
+//! bounded, and each (phase, shard) is a task whose artefact can be kept and used again.
+//!
+//! # Floors
+//!
+//! Imports go down only, and siblings inside the floor of algorithms do not know each other; `tests/it/architecture.rs` reads the
+//! `use crate::` lines and fails on an arrow that goes up, and on an outside crate named outside its door.
+//!
+//! | floor | modules | what lives there |
+//! |---|---|---|
+//! | 0 base | [`error`], [`diagnostic`], [`ids`], [`limits`], [`random`], [`declare`] | failures with exit codes, problems with positions, names, bounds, keyed randomness, tables of what may be declared |
+//! | 1 doors | [`storage`], [`telemetry`], [`engine`] | files; clocks and progress; DataFusion: each outside thing is named in one folder |
+//! | 2 algorithms | [`text`], [`embed`], [`vector`], [`cluster`], [`select`] | pure, each fast path with a slow oracle in its tests; `embed::runtime` alone names `ort` |
+//! | 3 data and state | [`dataset`], [`state`] | shards in and out; artefacts, lineage, manifest, commit, verification |
+//! | 4 stages | [`stages`] | what a user writes in YAML: one file a stage, configuration first, then its operator |
+//! | 5 declaration | [`config`], [`plan`] | the pipeline file; the graph, the compiled plan, task keys |
+//! | 6 execution | [`run`] | phases, lineage, the dataset, the commit |
+//! | 7 surface | [`cli`] | one file a command |
+//!
+//! # The life of a run
+//!
+//! 1. `dataset::snapshot` lists the shards in an order of our own, hashes them and checks their footers. A shard is its content
+//!    hash; its place in the list is its ordinal; a row is (ordinal, row number).
+//! 2. `run::scan` reads each shard once, only the columns that stages name. Row-local stages decide, barriers get their cheap
+//!    features (hashes, draws, ordering columns), and the document ids are kept: one narrow row for each row of the shard.
+//! 3. For each stage in plan order: `run::feature` embeds the live rows of its one column, `run::barrier` streams the narrow live
+//!    rows of all shards through the stage and splits its drops into one table a shard. Which rows are live is computed shard by
+//!    shard from the artefacts (`run::context`), never held for all.
+//! 4. `run::lineage` joins each dropped row with the row that it names by two sorts that spill, and checks conservation and
+//!    representatives on the way. `run::prune` writes the rows that the sink receives; what loses no row is copied undecoded.
+//! 5. `state::commit` renames the finished folder: a dataset is visible whole or not at all.
+//!
+//! # Invariants
+//!
+//! * Every input row stands once in the lineage; kept + dropped + rejected = input. Checked before publishing and by `verify`.
+//! * A representative was kept by the stage that names it; if a later stage dropped it, that stage stands downstream.
+//! * Bytes of the dataset depend on the shards' content, their names and the plan: not on threads, batch size or listing order.
+//! * A task key holds all that can change the task's artefact; an artefact counts once its receipt is written, and only while
+//!   its bytes have the receipt's hash.
+//!
+//! # Where this differs from a plain reading of the design
+//!
+//! * One operator adapter (`engine::shard_exec`) stands for scan, stage and sink of a phase: the work between a descriptor and a
+//!   receipt is ordinary code, which is easier to read and to test than a chain of stream operators, and the seam that other
+//!   machines need (descriptors in, receipts out, artefacts as the truth) is the same.
+//! * [`declare`] is a module of the base: stages (floor 4) and the pipeline file (floor 5) read from the same tables, and the JSON
+//!   Schema is printed from them.
+//! * `run` computes what `plan` prints, because cached artefacts are known by what a run would compute.
+
 pub mod cli;
 pub mod cluster;
 pub mod config;

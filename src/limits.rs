@@ -13,6 +13,10 @@ pub const MAX_PIPELINE_DEPTH: usize = 32;
 pub const MAX_PIPELINE_NODES: usize = 20_000;
 /// Aliases in a pipeline file.
 pub const MAX_PIPELINE_ALIASES: usize = 64;
+/// Words and signs of one SQL expression.
+pub const MAX_SQL_TOKENS: usize = 10_000;
+/// Nesting of one SQL expression; each operator of a chain such as `a OR b OR c` is a level.
+pub const MAX_SQL_DEPTH: usize = 250;
 /// Stages in one pipeline.
 pub const MAX_STAGES: usize = 256;
 /// Letters of a stage or source id.

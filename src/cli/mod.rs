@@ -111,11 +111,11 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Validate(arguments) => {
             let root = root(&global)?;
             let bytes = local::read_to_vec(&arguments.pipeline, crate::limits::MAX_PIPELINE_BYTES as u64 + 1)?;
-            validate::validate(&bytes, &arguments.pipeline, &arguments.sets, root.as_ref(), global.format, &mut out)
+            validate::run(&bytes, &arguments.pipeline, &arguments.sets, root.as_ref(), global.format == Format::Json, &mut out)
         }
         Command::Plan(arguments) => plan::plan(&arguments, &global, &mut out),
         Command::Verify(arguments) => verify::verify(&arguments, &global, &mut out),
-        Command::Schema => schema::schema(&mut out),
+        Command::Schema => schema::run(&mut out),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Format, Global, PipelineArguments, output, prepare, root};
-use crate::declare::words::parse_bytes;
+use crate::declare::reader::parse_bytes;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::run::runner::{self, RunOptions};
@@ -54,7 +54,7 @@ pub struct MachineArguments {
 }
 
 fn size(text: &str) -> Result<usize, String> {
-    let bytes = parse_bytes(text)?;
+    let bytes = parse_bytes(text).map_err(|(message, _)| message)?;
     // Less cannot hold a decoded batch a thread, a model and the sorts' merge.
     if bytes < 64 << 20 { Err("at least 64MiB are needed".into()) } else { usize::try_from(bytes).map_err(|error| error.to_string()) }
 }

@@ -44,11 +44,7 @@ impl AnyEarlier {
     /// in `kept` and the similarity of the most similar kept row, wherever it stands in the order, ties to the first; it may leave
     /// out what is not within the threshold. Where one is, it becomes the representative; the others are orphans.
     #[must_use]
-    pub fn decisions(
-        &self,
-        threshold: Threshold,
-        among: impl FnOnce(&[u32], &[u32]) -> Vec<Option<(u32, f64)>>,
-    ) -> Vec<Option<Dropped>> {
+    pub fn decisions(&self, threshold: Threshold, among: impl FnOnce(&[u32], &[u32]) -> Vec<Option<(u32, f64)>>) -> Vec<Option<Dropped>> {
         let cause = |row: &u32| self.nearest[*row as usize].filter(|(_, similarity)| threshold.accepts(*similarity));
         let (dropped, kept): (Vec<u32>, Vec<u32>) = (0..self.nearest.len() as u32).partition(|row| cause(row).is_some());
         let mut result = vec![None; self.nearest.len()];

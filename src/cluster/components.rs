@@ -21,10 +21,7 @@ impl Components {
     /// Whether a pair of at most this similarity can join two components.
     #[must_use]
     pub fn wants(&self, later: u32, earlier: u32, upper: f64) -> bool {
-        self.thresholds
-            .iter()
-            .zip(&self.sets)
-            .any(|(threshold, sets)| upper >= threshold.minimum && sets.root(later) != sets.root(earlier))
+        self.thresholds.iter().zip(&self.sets).any(|(threshold, sets)| upper >= threshold.minimum && sets.root(later) != sets.root(earlier))
     }
 
     /// Takes a verified pair; pairs may come in any order.

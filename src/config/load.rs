@@ -313,3 +313,55 @@ impl Builder {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> Value {
+        parse(text).unwrap().value
+    }
+
+    #[test]
+    fn plain_scalars_follow_the_core_schema_and_quoted_ones_are_text() {
+        for (text, expected) in [
+            ("12", Value::Int(12)),
+            ("-3", Value::Int(-3)),
+            ("+3", Value::Int(3)),
+            ("0x1F", Value::Int(31)),
+            ("0o17", Value::Int(15)),
+            ("1e3", Value::Float(1000.0)),
+            (".5", Value::Float(0.5)),
+            ("5.", Value::Float(5.0)),
+            ("-.inf", Value::Float(f64::NEG_INFINITY)),
+            ("9223372036854775808", Value::Float(9_223_372_036_854_775_808.0)),
+            ("true", Value::Bool(true)),
+            ("~", Value::Null),
+        ] {
+            assert_eq!(value(text), expected, "{text}");
+        }
+        for text in ["yes", "on", "inf", "nan", "1_000", "0x", "0x-1", "1.2.3", "e3", "12a", "2024-01-01", "1:30"] {
+            assert_eq!(value(text), Value::Text(text.into()), "{text}");
+        }
+        for (text, expected) in [("'12'", "12"), ("\"true\"", "true"), ("|\n  a\n  b\n", "a\nb\n"), ("''", "")] {
+            assert_eq!(value(text), Value::Text(expected.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn places_count_from_one_in_characters() {
+        let root = parse("a: 1\nü: {ß: [x, y]}\n").unwrap();
+        let list = root.get("ü").unwrap().get("ß").unwrap();
+        let place = |node: &Node| node.position.map(|at| (at.line, at.column));
+        assert_eq!(place(&root), Some((1, 1)));
+        assert_eq!(place(&list.elements().unwrap()[1]), Some((2, 12)));
+        assert_eq!(root.entries().unwrap()[1].0.position, Some(Position { line: 2, column: 1 }));
+    }
+
+    #[test]
+    fn aliases_are_expanded_and_stand_where_they_are_written() {
+        let root = parse("a: &x [1, 2]\nb: *x\n").unwrap();
+        assert_eq!(root.get("b").unwrap().elements().unwrap().len(), 2);
+        assert_eq!(root.get("b").unwrap().position, Some(Position { line: 2, column: 4 }));
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::load;
-use crate::declare::reader::{check, check_id, element_path, parse_compression};
+use crate::declare::reader::{Refusal, check, check_id, element_path, parse_compression};
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Node, Presence, Shape, set};
 use crate::diagnostic::{Diagnostics, Position};
@@ -333,13 +333,22 @@ pub fn read(text: impl AsRef<[u8]>, file: &Path, sets: &[(String, String)], out:
             Some("give at least one, such as `- {id: exact, exact_dedup: {columns: [text]}}`".into()),
         );
     }
+    if let Some(sink) = outline.paths.iter().find(|declared| declared.role == Role::Sink && declared.uri.contains("{version}"))
+        && !fields.has("state")
+    {
+        let hint = "give `state: {uri: ...}`, or take `{version}` out of the path";
+        out.add(&sink.path, sink.position, "`{version}` is the version of the state, and there is no state", Some(hint.into()));
+    }
     let pipeline = if out.len() == before { pipeline(&fields, &outline, file) } else { None };
     Draft { outline, pipeline }
 }
 
-fn apply(root: &mut Node, path: &str, value: &str) -> Result<(), (String, Option<String>)> {
-    let (place, shape) = set::place(root, &FILE, path)?;
+fn apply(root: &mut Node, path: &str, value: &str) -> Result<(), Refusal> {
+    // What is made on the way to a place that turns out not to be there must not stay.
+    let mut changed = root.clone();
+    let (place, shape) = set::place(&mut changed, &FILE, path)?;
     *place = load::set_value(value, shape)?;
+    *root = changed;
     Ok(())
 }
 
@@ -359,7 +368,10 @@ fn outline(root: &Node, out: &mut Diagnostics) -> Outline {
     let named = root.get("sources").and_then(Node::entries).unwrap_or_default();
     let sources = named
         .iter()
-        .filter(|(key, _)| check_id(&key.name).is_ok())
+        .enumerate()
+        // A repeated id is reported by the table; the first one counts.
+        .filter(|(index, (key, _))| check_id(&key.name).is_ok() && named.iter().take(*index).all(|(earlier, _)| earlier.name != key.name))
+        .map(|(_, entry)| entry)
         .map(|(key, _)| Reference { id: key.name.clone(), position: key.position })
         .collect();
     let stages = root.get("stages").and_then(Node::elements).unwrap_or_default();

@@ -150,8 +150,8 @@ pub fn read(shard: &Shard, request: ReadRequest<'_>) -> Result<ShardBatches> {
         });
         order.push((in_file.partition_point(|index| index < root), cast));
     }
-    order.push((in_file.len(), None));
-    fields.push(Arc::new(Field::new(ROW_COLUMN, DataType::Int64, false)));
+    order.push((in_file.len(), Some(DataType::UInt64)));
+    fields.push(Arc::new(Field::new(ROW_COLUMN, DataType::UInt64, false)));
 
     let (groups, selection) = select(shard, request.selection)?;
     let widest = groups.iter().filter_map(|group| row_bytes(&open, *group, &in_file)).max().unwrap_or(0);

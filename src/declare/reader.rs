@@ -16,6 +16,7 @@ pub fn check(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
         },
         Shape::OneOrMany(element) => match node.elements() {
             Some(elements) => check_elements(elements, element, path, out),
+            None if matches!(node.value, Value::Map(_) | Value::Null) => wrong_type(node, shape, path, out),
             None => check(node, element, path, out),
         },
         Shape::Identified(element) => match node.elements() {
@@ -44,7 +45,9 @@ pub fn check(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             None => wrong_type(node, shape, path, out),
         },
         Shape::Kinds { noun, common, kinds, transparent } => match node.entries() {
-            Some(entries) => check_kinds(entries, &Kinds { noun, common, kinds, transparent: *transparent }, node.position, path, out),
+            Some(entries) => {
+                check_kinds(entries, &Kinds { noun, common, fields: kinds, transparent: *transparent }, node.position, path, out);
+            }
             None => wrong_type(node, shape, path, out),
         },
         Shape::Any(shapes) => match alternative(node, shapes) {
@@ -87,7 +90,7 @@ pub fn element_path(path: &str, index: usize, element: &Node) -> String {
 struct Kinds<'t> {
     noun: &'t str,
     common: &'static [Field],
-    kinds: &'static [Field],
+    fields: &'static [Field],
     transparent: bool,
 }
 
@@ -113,6 +116,16 @@ fn check_repeats(entries: &[(Key, Node)], path: &str, out: &mut Diagnostics) {
     }
 }
 
+/// A sentence of the documentation as a hint: a lower-case fragment.
+fn hint_of(doc: &str) -> String {
+    let doc = doc.strip_suffix('.').unwrap_or(doc);
+    let mut letters = doc.chars();
+    match (letters.next(), letters.clone().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => first.to_lowercase().chain(letters).collect(),
+        _ => doc.to_owned(),
+    }
+}
+
 /// Unknown keys that are reported of one map, so that a hostile file costs nothing.
 const MOST_UNKNOWN_KEYS: usize = 20;
 
@@ -125,7 +138,7 @@ fn unknown_key(key: &Key, known: &[&'static str], path: &str, out: &mut Diagnost
     let name = shown(&key.name);
     let hint = match near(&key.name, known.iter().copied()) {
         Some(word) => format!("did you mean `{word}`?"),
-        None => format!("the keys here are {}", listed(known)),
+        None => format!("known here: {}", listed(known)),
     };
     out.add(&join(path, &name), key.position, format!("unknown key `{name}`"), Some(hint));
 }
@@ -149,7 +162,7 @@ fn check_map(entries: &[(Key, Node)], fields: &'static [Field], position: Option
     for field in fields.iter().filter(|field| field.presence == Presence::Required) {
         // A key that is there under a misspelt name is one problem, not two.
         if !entries.iter().any(|(key, _)| key.name == field.key) && !misspelt.contains(&field.key) {
-            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(field.doc.into()));
+            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(hint_of(field.doc)));
         }
     }
 }
@@ -157,7 +170,7 @@ fn check_map(entries: &[(Key, Node)], fields: &'static [Field], position: Option
 fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Position>, path: &str, out: &mut Diagnostics) {
     check_repeats(entries, path, out);
     let noun = table.noun;
-    let kinds: Vec<&'static str> = table.kinds.iter().map(|field| field.key).collect();
+    let kinds: Vec<&'static str> = table.fields.iter().map(|field| field.key).collect();
     let known: Vec<&'static str> = table.common.iter().map(|field| field.key).chain(kinds.iter().copied()).collect();
     let mut given: Vec<&Key> = Vec::new();
     let mut misspelt = Vec::new();
@@ -166,7 +179,7 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
     for (key, child) in entries {
         if let Some(field) = table.common.iter().find(|field| field.key == key.name) {
             check(child, &field.shape, &join(path, field.key), out);
-        } else if let Some(field) = table.kinds.iter().find(|field| field.key == key.name) {
+        } else if let Some(field) = table.fields.iter().find(|field| field.key == key.name) {
             given.push(key);
             let child_path = if table.transparent { path.to_owned() } else { join(path, field.key) };
             check(child, &field.shape, &child_path, out);
@@ -176,9 +189,9 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
             misspelt.extend(close);
             let is_kind = close.is_some_and(|word| kinds.contains(&word)) || (close.is_none() && child.entries().is_some());
             may_be_kind |= is_kind;
-            if is_kind && close.is_none() {
+            if is_kind {
                 let name = shown(&key.name);
-                let hint = format!("the {noun}s are {}", listed(&kinds));
+                let hint = close.map_or_else(|| format!("known here: {}", listed(&kinds)), |word| format!("did you mean `{word}`?"));
                 out.add(&join(path, &name), key.position, format!("unknown {noun} `{name}`"), Some(hint));
             } else {
                 unknown_key(key, &known, path, out);
@@ -187,13 +200,13 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
     }
     for field in table.common.iter().filter(|field| field.presence == Presence::Required) {
         if !entries.iter().any(|(key, _)| key.name == field.key) && !misspelt.contains(&field.key) {
-            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(field.doc.into()));
+            out.add(&join(path, field.key), position, format!("missing key `{}`", field.key), Some(hint_of(field.doc)));
         }
     }
     given.dedup_by(|a, b| a.name == b.name);
     match given.as_slice() {
         [] if !may_be_kind => {
-            out.add(path, position, format!("no {noun} is given"), Some(format!("give one of {}", listed(&kinds))));
+            out.add(path, position, format!("no {noun} is given"), Some(format!("give exactly one of {}", listed(&kinds))));
         }
         [first, second, ..] => {
             let message = format!("two {noun}s, `{}` and `{}`, are given", first.name, second.name);
@@ -206,11 +219,9 @@ fn check_kinds(entries: &[(Key, Node)], table: &Kinds<'_>, position: Option<Posi
 fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
     let mut refuse = |message: String, hint: Option<String>| out.add(path, node.position, message, hint);
     match (shape, &node.value) {
-        (Shape::Bool, Value::Bool(_)) => {}
         (Shape::Int { min, max }, Value::Int(value)) if value < min || value > max => {
             refuse(format!("the number {value} is out of range: expected {}", describe(shape)), None);
         }
-        (Shape::Int { .. }, Value::Int(_)) => {}
         (Shape::Float { .. }, Value::Int(_) | Value::Float(_)) => {
             let value = number(node).unwrap_or(f64::NAN);
             if !float_fits(shape, value) {
@@ -221,15 +232,15 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             if !words.contains(&word.as_str()) {
                 let hint = match near(word, words.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the values are {}", listed(words)),
+                    None => format!("known here: {}", listed(words)),
                 };
                 refuse(format!("unknown value `{}`", shown(word)), Some(hint));
             }
         }
         (Shape::Text | Shape::Sql, Value::Text(text)) if text.trim().is_empty() => {
-            refuse(format!("expected {}, found an empty text", describe(shape)), None)
+            refuse(format!("expected {}, found an empty text", describe(shape)), None);
         }
-        (Shape::Text | Shape::Sql, Value::Text(_)) => {}
+        (Shape::Bool, Value::Bool(_)) | (Shape::Int { .. }, Value::Int(_)) | (Shape::Text | Shape::Sql, Value::Text(_)) => {}
         (Shape::Path, Value::Text(text)) => {
             if text.trim().is_empty() {
                 refuse("expected a path, found an empty text".into(), None);
@@ -248,7 +259,7 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             }
         }
         (Shape::Bytes, Value::Int(value)) => {
-            refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}MiB`")))
+            refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}MiB`")));
         }
         (Shape::Compression, Value::Text(text)) => {
             if parse_compression(text).is_none() {
@@ -279,6 +290,8 @@ fn wrong_type(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
         },
         (Shape::Map(_) | Shape::Kinds { .. }, Value::Null) => Some("is what follows indented? write `{}` for a map with no key".to_owned()),
         (Shape::List(_), Value::Text(text)) => Some(format!("write `[{}]` for a list of one", shown(text))),
+        (Shape::List(_), Value::Int(value)) => Some(format!("write `[{value}]` for a list of one")),
+        (Shape::List(_), Value::Float(value)) => Some(format!("write `[{value}]` for a list of one")),
         (Shape::Identified(_), Value::Map(_)) => Some("begin each element with `- id: ...`".to_owned()),
         _ => None,
     };
@@ -342,9 +355,10 @@ pub fn check_id(id: &str) -> Result<(), Refusal> {
     let valid = id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
         let mended: String = id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(MAX_ID_LENGTH).collect();
-        let hint = match mended.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            true => format!("an id is a letter, then letters, digits and `_`: write `{mended}`"),
-            false => "an id is a letter, then letters, digits and `_`".to_owned(),
+        let hint = if mended.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            format!("an id is a letter, then letters, digits and `_`: write `{mended}`")
+        } else {
+            "an id is a letter, then letters, digits and `_`".to_owned()
         };
         return Err((format!("bad id `{}`", shown(id)), Some(hint)));
     }
@@ -518,10 +532,10 @@ impl<'a> Fields<'a> {
 
     /// The map under a key, read with `table`, if the key holds a map.
     #[must_use]
-    pub fn map(&self, key: &str, table: &'static [Field]) -> Option<Fields<'a>> {
+    pub fn map(&self, key: &str, table: &'static [Field]) -> Option<Self> {
         let node = self.node(key)?;
         node.entries()?;
-        Some(Fields::new(node, table, join(&self.path, key)))
+        Some(Self::new(node, table, join(&self.path, key)))
     }
 
     /// Adds a problem at the value of `key`, or at the map itself where the key is empty or missing.
@@ -547,6 +561,53 @@ impl<'a> Fields<'a> {
                 let path = format!("{}[{index}]", join(&self.path, key));
                 out.add(&path, position, format!("`{}` is given twice", shown(word)), Some("remove one of the two".into()));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_need_a_binary_unit() {
+        assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_bytes(" 1 GiB "), Ok(1 << 30));
+        assert_eq!(parse_bytes("7B"), Ok(7));
+        for (text, hint) in [
+            ("64", "`64MiB`"),
+            ("64MB", "`64MiB`"),
+            ("64mib", "`64MiB`"),
+            ("5kb", "`5KiB`"),
+            ("MiB", "whole number"),
+            ("1.5GiB", "whole number"),
+        ] {
+            let (message, given) = parse_bytes(text).unwrap_err();
+            assert!(given.as_deref().is_some_and(|given| given.contains(hint)), "{text}: {message} {given:?}");
+        }
+        for text in ["", "0MiB", "-1MiB", "9999999TiB", "99999999999999999999B", "8388608TiB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_of_compression_are_from_1_to_22() {
+        assert_eq!(
+            (1..=22).filter_map(|level| parse_compression(&format!("zstd({level})"))).collect::<Vec<i32>>(),
+            (1..=22).collect::<Vec<i32>>()
+        );
+        for text in ["zstd", "zstd()", "zstd(0)", "zstd(23)", "zstd(+3)", "zstd(3", "gzip(3)", "zstd(3) "] {
+            assert_eq!(parse_compression(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_letters_digits_and_underscores() {
+        for id in ["a", "A1_b", &"x".repeat(MAX_ID_LENGTH)] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", "1a", "_a", "a-b", "a.b", "a/b", "..", "é", "a b", &"x".repeat(MAX_ID_LENGTH + 1)] {
+            assert!(check_id(id).is_err(), "{id}");
         }
     }
 }

@@ -13,10 +13,10 @@ pub fn redact(text: &str) -> String {
         let uri_end = uri.find(['?', '#']).unwrap_or(uri.len());
         let (place, query) = uri.split_at(uri_end);
         // A password may hold a slash that should have been escaped: the last `@` ends the user information.
-        out.push_str(&match place.rfind('@') {
-            Some(sign) => format!("***{}", &place[sign..]),
-            None => place.to_owned(),
-        });
+        match place.rsplit_once('@') {
+            Some((_, host)) => out.extend(["***@", host]),
+            None => out.push_str(place),
+        }
         if let Some(mark) = query.chars().next() {
             out.push(mark);
             out.push_str("***");

@@ -67,7 +67,7 @@ fn descend<'t>(node: &'t mut Node, shape: &'static Shape, steps: &[&str]) -> Res
             }
             match given.iter().find(|field| field.key == *step) {
                 Some(field) => descend(made(node, field.key)?, &field.shape, rest),
-                None => Err(unknown(step, common.iter().chain(given.into_iter()).map(|field| field.key))),
+                None => Err(unknown(step, common.iter().chain(given).map(|field| field.key))),
             }
         }
         Shape::Identified(inner) => {
@@ -104,7 +104,7 @@ fn unknown<'a>(step: &str, names: impl Iterator<Item = &'a str>) -> Refusal {
     let names: Vec<&str> = names.collect();
     let hint = match nearest(step, names.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => format!("there are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+        None => format!("known there: {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
     };
     (format!("`{}` is not known there", shown(step)), Some(hint))
 }
@@ -132,13 +132,10 @@ fn made<'t>(node: &'t mut Node, key: &str) -> Result<&'t mut Node, Refusal> {
     let Value::Map(entries) = &mut node.value else {
         return Err((format!("there is {found} where a map with the key `{key}` would have to be"), None));
     };
-    let index = match entries.iter().position(|(entry, _)| entry.name == key) {
-        Some(index) => index,
-        None => {
-            entries.push((Key { name: key.to_owned(), position: None }, Node { position: None, value: Value::Null }));
-            entries.len() - 1
-        }
-    };
+    let index = entries.iter().position(|(entry, _)| entry.name == key).unwrap_or(entries.len());
+    if index == entries.len() {
+        entries.push((Key { name: key.to_owned(), position: None }, Node { position: None, value: Value::Null }));
+    }
     // The index was just found or made.
     entries.get_mut(index).map(|(_, child)| child).ok_or_else(|| (format!("no key `{key}`"), None))
 }

@@ -70,13 +70,13 @@ pub enum Shape {
     /// 64 hexadecimal digits.
     Sha256,
     /// A list.
-    List(&'static Shape),
+    List(&'static Self),
     /// One value, or a list of such values.
-    OneOrMany(&'static Shape),
+    OneOrMany(&'static Self),
     /// A map with these keys.
     Map(&'static [Field]),
     /// A map whose keys are ids that the user chooses.
-    Named(&'static Shape),
+    Named(&'static Self),
     /// A map with the `common` keys and exactly one of the `kinds`.
     Kinds {
         /// What a kind is called in messages, such as `stage kind`.
@@ -89,9 +89,9 @@ pub enum Shape {
         transparent: bool,
     },
     /// A list of maps with a key `id`; paths name an element by its id.
-    Identified(&'static Shape),
+    Identified(&'static Self),
     /// One of several shapes, told apart by the type of the value.
-    Any(&'static [Shape]),
+    Any(&'static [Self]),
 }
 
 /// A required key.

@@ -16,12 +16,14 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::ast::{Expr, ExprWithAlias, Function, Query, Value, ValueWithSpan, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::diagnostic::nearest;
 use crate::error::{Context, Error, Kind, Result};
+use crate::limits::{MAX_SQL_DEPTH, MAX_SQL_TOKENS};
 
-/// Nesting of an expression: deep enough for any that a person writes, shallow enough for the stack.
-const MAX_SQL_DEPTH: usize = 50;
+/// Nesting of brackets and prefix operators, which the parser follows by recursion.
+const MAX_BRACKETS: usize = 50;
 
 /// The functions that are known, and how expressions are planned. Holds no table and reads nothing.
 static STATE: LazyLock<SessionState> = LazyLock::new(|| {
@@ -45,18 +47,20 @@ pub fn check_predicate(sql: &str) -> Result<(), Refusal> {
     if let Some(alias) = &parsed.alias {
         return Err((format!("the expression is given a name, `{alias}`"), Some("remove `AS ...`".into())));
     }
-    match parsed.visit(&mut RowLocal) {
+    match parsed.visit(&mut RowLocal { depth: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(refusal) => Err(refusal),
     }
 }
 
-/// The columns that a predicate names, exactly as written, each once, in order of appearance. None where it cannot be parsed. Of
+/// The columns that a predicate names, exactly as written, each once, in order of appearance. None where [`check_predicate`] refuses it. Of
 /// `a.b` and `a['b']`, which take a field of a nested column, it is `a`.
 #[must_use]
 pub fn columns_of(sql: &str) -> Vec<String> {
     let mut columns = Columns(Vec::new());
-    if let Ok(parsed) = parse(sql) {
+    if check_predicate(sql).is_ok()
+        && let Ok(parsed) = parse(sql)
+    {
         let _: ControlFlow<()> = parsed.visit(&mut columns);
     }
     columns.0
@@ -123,12 +127,18 @@ fn parse(sql: &str) -> Result<ExprWithAlias, Refusal> {
         return Err(("the expression is empty".into(), Some("write one, such as `length(text) >= 200`".into())));
     }
     let dialect = GenericDialect {};
-    let parsed = DFParserBuilder::new(sql)
+    let unparsable = |error: &str| (format!("the SQL cannot be parsed: {}", syntax_message(error)), None);
+    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|error| unparsable(&error.to_string()))?;
+    let words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).count();
+    if words > MAX_SQL_TOKENS {
+        return Err((format!("the expression has {words} words and signs; the limit is {MAX_SQL_TOKENS}"), None));
+    }
+    let parsed = DFParserBuilder::new(tokens)
         .with_dialect(&dialect)
-        .with_recursion_limit(MAX_SQL_DEPTH)
+        .with_recursion_limit(MAX_BRACKETS)
         .build()
         .and_then(|mut parser| parser.parse_into_expr());
-    parsed.map_err(|error| (format!("the SQL cannot be parsed: {}", syntax_message(&error.to_string())), None))
+    parsed.map_err(|error| unparsable(&error.to_string()))
 }
 
 /// The parser's message without its wrapping, and with the place inside the expression.
@@ -142,13 +152,15 @@ fn syntax_message(text: &str) -> String {
     let unescaped = inner.replace("\\\"", "\"");
     match unescaped.split_once(" at Line: ") {
         Some((what, place)) => format!("{what} at {} of the expression", place.replace(", Column: ", ":")),
-        None if unescaped.starts_with("RecursionLimitExceeded") => format!("it nests deeper than {MAX_SQL_DEPTH} levels"),
+        None if unescaped.starts_with("RecursionLimitExceeded") => format!("it nests deeper than {MAX_BRACKETS} levels"),
         None => unescaped,
     }
 }
 
-/// Breaks at the first thing that does not depend on one row alone.
-struct RowLocal;
+/// Breaks at the first thing that does not depend on one row alone, and where the expression nests too deep for the planner.
+struct RowLocal {
+    depth: usize,
+}
 
 impl Visitor for RowLocal {
     type Break = Refusal;
@@ -167,7 +179,12 @@ impl Visitor for RowLocal {
     }
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Refusal> {
+        self.depth += 1;
         let refusal = match expression {
+            _ if self.depth > MAX_SQL_DEPTH => Some((
+                format!("the expression nests deeper than {MAX_SQL_DEPTH} levels"),
+                Some("write `a IN (1, 2, 3)` for a chain of `OR`, or split it into several filters".to_owned()),
+            )),
             Expr::Function(function) => check_function(function).err(),
             Expr::Lambda(_) => Some(("lambda functions are not supported here".to_owned(), None)),
             Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => Some(("`*` is not a column".to_owned(), Some("name a column".to_owned()))),
@@ -177,6 +194,11 @@ impl Visitor for RowLocal {
             _ => None,
         };
         refusal.map_or(ControlFlow::Continue(()), ControlFlow::Break)
+    }
+
+    fn post_visit_expr(&mut self, _expression: &Expr) -> ControlFlow<Refusal> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
     }
 }
 
@@ -304,7 +326,10 @@ mod tests {
             ("  ", "empty"),
             ("lenght(text) > 1", "unknown function"),
             ("pg_sleep(5) > 1", "unknown function"),
-            (&"(".repeat(10_000), "deeper"),
+            (&"(".repeat(9_000), "deeper"),
+            (&format!("{}a", "NOT ".repeat(5_000)), "deeper"),
+            (&format!("{}a", "a OR ".repeat(4_000)), "deeper"),
+            (&format!("{}a", "a OR ".repeat(6_000)), "limit"),
         ] {
             let (message, _) = check_predicate(sql).expect_err(sql);
             assert!(message.contains(word), "{sql}: {message}");
@@ -323,6 +348,16 @@ mod tests {
         }
         for known in ["now", "random", "uuid", "current_date", "current_time"] {
             assert!(refused.contains(&known), "{known} is not among {refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_person_writes_is_deep_enough() {
+        let chain = format!("{}Score > 1", "Score = 7 OR ".repeat(100));
+        let list = format!("Score IN ({}1)", "7, ".repeat(4_000));
+        let nested = format!("{}Score > 1{}", "(".repeat(20), ")".repeat(20));
+        for sql in [&chain, &list, &nested] {
+            run(sql);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::graph::{self, Graph};
-use super::overlap;
-use crate::config::model::{self, Pipeline};
+use super::overlap::{self, Links};
+use crate::config::model::{self, DeclaredPath, Pipeline};
 use crate::diagnostic::Diagnostics;
 use crate::storage::uri::Root;
 
@@ -15,6 +15,8 @@ pub struct Checked {
     pub pipeline: Pipeline,
     /// Its graph.
     pub graph: Graph,
+    /// All paths that the pipeline names.
+    pub paths: Vec<DeclaredPath>,
 }
 
 impl Checked {
@@ -27,14 +29,25 @@ impl Checked {
         let mut out = Diagnostics::new();
         let draft = model::read(text, file, sets, &mut out);
         let graph = graph::build(&draft.outline, &mut out);
-        overlap::check(&draft.outline.paths, &model::folder(file), file, root, &mut out);
+        overlap::check(&draft.outline.paths, &model::folder(file), file, root, Links::AsWritten, &mut out);
         match (draft.pipeline, graph) {
-            (Some(pipeline), Some(graph)) if out.is_empty() => Ok(Self { pipeline, graph }),
+            (Some(pipeline), Some(graph)) if out.is_empty() => Ok(Self { pipeline, graph, paths: draft.outline.paths }),
             _ if out.is_empty() => {
                 out.add("", None, "the pipeline could not be read, although no problem was found: this is a bug of this program", None);
                 Err(out)
             }
             _ => Err(out),
         }
+    }
+
+    /// Repeats the checks of the folders with links followed: what a run does before it writes. The same folder under two names
+    /// is the same folder.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn follow_links(&self, file: &Path, root: Option<&Root>) -> Result<(), Diagnostics> {
+        let mut out = Diagnostics::new();
+        overlap::check(&self.paths, &self.pipeline.folder, file, root, Links::Followed, &mut out);
+        if out.is_empty() { Ok(()) } else { Err(out) }
     }
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::config::model::{Outline, Reference, StageOutline};
 use crate::diagnostic::{Diagnostics, Position, nearest};
-use crate::ids::StageId;
 use crate::limits::MAX_STAGES;
 use crate::stages::StageConfig;
 
@@ -116,10 +115,6 @@ fn check_ids(outline: &Outline, out: &mut Diagnostics) {
     let stages = outline.stages.iter().filter_map(|stage| stage.id.as_ref().map(|id| (id, "stage", format!("{}.id", stage.path))));
     for (reference, noun, path) in sources.chain(stages) {
         let Some((first, first_noun)) = seen.insert(reference.id.to_lowercase(), (reference, noun)) else { continue };
-        if noun == "source" && first.id == reference.id {
-            // The table reports a repeated key.
-            continue;
-        }
         let place = first.position.map(|at| format!(" at {}:{}", at.line, at.column)).unwrap_or_default();
         let case = if first.id == reference.id { "" } else { ", but for upper and lower case," };
         let message = format!("the id `{}` is{case} that of the {first_noun}{place}", reference.id);
@@ -141,24 +136,42 @@ fn names(outline: &Outline) -> BTreeMap<&str, Input> {
     names
 }
 
+/// What a reference may mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// A stage or a source, named by the stage at this place.
+    InputOf(usize),
+    /// A stage, named by the stage at this place.
+    StageFor(usize),
+    /// A stage, named by the sink.
+    StageForSink,
+}
+
 /// The meaning of a reference. One that means nothing is reported, and taken for the nearest name in the further checks.
-fn find(reference: &Reference, path: &str, names: &BTreeMap<&str, Input>, stages_only: bool, out: &mut Diagnostics) -> Option<Input> {
-    let wanted = |input: &Input| !stages_only || matches!(input, Input::Stage(_));
+fn find(reference: &Reference, path: &str, names: &BTreeMap<&str, Input>, scope: Scope, out: &mut Diagnostics) -> Option<Input> {
+    let stages_only = !matches!(scope, Scope::InputOf(_));
     match names.get(reference.id.as_str()) {
-        Some(input) if wanted(input) => Some(*input),
-        Some(_) => {
+        Some(Input::Source(_)) if stages_only => {
             out.add(path, reference.position, format!("`{}` is a source, not a stage", reference.id), Some("name a stage".into()));
             None
         }
+        Some(input) => Some(*input),
         None => {
-            let candidates: Vec<&str> = names.iter().filter(|(_, input)| wanted(input)).map(|(name, _)| *name).collect();
+            // Nobody means the stage that asks.
+            let meant = |input: &Input| match (scope, input) {
+                (Scope::InputOf(_), Input::Source(_)) | (Scope::StageForSink, Input::Stage(_)) => true,
+                (_, Input::Source(_)) => false,
+                (Scope::InputOf(own) | Scope::StageFor(own), Input::Stage(stage)) => *stage != own,
+            };
+            let candidates: Vec<&str> = names.iter().filter(|(_, input)| meant(input)).map(|(name, _)| *name).collect();
             let near = nearest(&reference.id, candidates.iter().copied());
             let what = if stages_only { "stage" } else { "stage or source" };
             let hint = match near {
-                Some(name) => format!("did you mean `{name}`?"),
-                None => format!("there are {}", candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+                Some(name) => Some(format!("did you mean `{name}`?")),
+                None if candidates.is_empty() => None,
+                None => Some(format!("known here: {}", candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))),
             };
-            out.add(path, reference.position, format!("there is no {what} `{}`", reference.id), Some(hint));
+            out.add(path, reference.position, format!("there is no {what} `{}`", reference.id), hint);
             near.and_then(|name| names.get(name).copied())
         }
     }
@@ -169,14 +182,14 @@ fn edges(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics
     for (index, stage) in outline.stages.iter().enumerate() {
         let mut inputs = Vec::new();
         match &stage.inputs {
-            Some(named) => {
-                for reference in named {
-                    match find(reference, &format!("{}.input", stage.path), names, false, out) {
+            Some(references) => {
+                for reference in references {
+                    match find(reference, &format!("{}.input", stage.path), names, Scope::InputOf(index), out) {
                         Some(input) => inputs.push(input),
                         None => edges.uncertain = true,
                     }
                 }
-                edges.uncertain |= named.is_empty();
+                edges.uncertain |= references.is_empty();
             }
             None if index > 0 => inputs.push(Input::Stage(index - 1)),
             None => match outline.sources.len() {
@@ -273,7 +286,7 @@ fn shortest_cycle(start: usize, inputs: &[Vec<Input>]) -> Option<Vec<usize>> {
 fn sink(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics) -> Option<usize> {
     match &outline.sink.as_ref()?.input {
         None => outline.stages.len().checked_sub(1),
-        Some(reference) => match find(reference, "sink.input", names, true, out)? {
+        Some(reference) => match find(reference, "sink.input", names, Scope::StageForSink, out)? {
             Input::Stage(stage) => Some(stage),
             Input::Source(_) => None,
         },
@@ -281,12 +294,9 @@ fn sink(outline: &Outline, names: &BTreeMap<&str, Input>, out: &mut Diagnostics)
 }
 
 fn check_used(outline: &Outline, reached: &BTreeSet<Input>, cyclic: &BTreeSet<usize>, out: &mut Diagnostics) {
-    for (index, source) in outline.sources.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Source(*index))) {
+    for (_, source) in outline.sources.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Source(*index))) {
         let hint = format!("name it as an `input`, or remove it; a stage takes `input: [..., {}]`", source.id);
-        // A repeated id is reported as such.
-        if outline.sources.iter().take(index).all(|earlier| earlier.id != source.id) {
-            out.add(&format!("sources.{}", source.id), source.position, format!("the source `{}` is unused", source.id), Some(hint));
-        }
+        out.add(&format!("sources.{}", source.id), source.position, format!("the source `{}` is unused", source.id), Some(hint));
     }
     for (index, stage) in outline.stages.iter().enumerate().filter(|(index, _)| !reached.contains(&Input::Stage(*index))) {
         let repeated = stage
@@ -307,7 +317,7 @@ fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTree
         if !seen.insert(&reference.id) {
             out.add(&path, reference.position, format!("`{}` is given twice", reference.id), Some("remove one of the two".into()));
         }
-        let Some(Input::Stage(index)) = find(reference, &path, names, true, out) else { continue };
+        let Some(Input::Stage(index)) = find(reference, &path, names, Scope::StageForSink, out) else { continue };
         let Some(stage) = outline.stages.get(index) else { continue };
         if stage.config.as_ref().is_some_and(|config| !config.makes_column()) {
             let message = format!("the stage `{}` makes no column", reference.id);
@@ -332,55 +342,43 @@ fn embedding(
     let id = |stage: usize| outline.stages.get(stage).and_then(|stage| stage.id.as_ref()).map_or("", |id| id.id.as_str());
     let path = format!("{}.embedding", stage.path);
     let position = stage.embedding_position.or(stage.position);
-    let reached = above(Input::Stage(index), inputs);
-    let embeds: Vec<usize> =
-        (0..outline.stages.len()).filter(makes).filter(|embed| *embed != index && reached.contains(&Input::Stage(*embed))).collect();
-    let found = match stage.config.as_ref().and_then(StageConfig::embedding).map(StageId::as_str) {
-        Some(named) => {
-            let reference = Reference { id: named.to_owned(), position };
-            let Input::Stage(found) = find(&reference, &path, names, true, out)? else { return None };
-            if !makes(&found) {
-                let hint = match embeds.first() {
-                    Some(near) => format!("did you mean `{}`?", id(*near)),
-                    None => "name an `embed` stage".to_owned(),
-                };
-                out.add(&path, position, format!("the stage `{named}` makes no vectors"), Some(hint));
-                return None;
-            }
-            if !embeds.contains(&found) {
-                out.add(
-                    &path,
-                    position,
-                    format!("the stage `{named}` does not stand above"),
-                    Some("take its rows as an `input`, or name another".into()),
-                );
-                return None;
-            }
-            found
+    let found = if let Some(wanted) = stage.config.as_ref().and_then(StageConfig::embedding) {
+        let reference = Reference { id: wanted.as_str().to_owned(), position };
+        let Input::Stage(found) = find(&reference, &path, names, Scope::StageFor(index), out)? else { return None };
+        let reached = above(Input::Stage(index), inputs);
+        if !makes(&found) {
+            let near = (0..outline.stages.len()).rev().find(|stage| makes(stage) && reached.contains(&Input::Stage(*stage)));
+            let hint = near.map_or_else(|| "name an `embed` stage".to_owned(), |near| format!("did you mean `{}`?", id(near)));
+            out.add(&path, position, format!("the stage `{wanted}` makes no vectors"), Some(hint));
+            return None;
         }
-        None => {
-            let nearest = nearest_above(index, inputs, &makes);
-            match nearest.as_slice() {
-                [] => {
-                    let hint = "put `- {id: vectors, embed: {model: builtin}}` above it, or `embed: {from: COLUMN}` for vectors that the shards have";
-                    out.add(&stage.path, stage.position, "the stage compares vectors, and no stage above it makes any", Some(hint.into()));
-                    return None;
-                }
-                [only] => *only,
-                [first, ..] => {
-                    let all: Vec<String> = nearest.iter().map(|embed| format!("`{}`", id(*embed))).collect();
-                    let message = format!("the embed stages {} are equally near", all.join(" and "));
-                    out.add(&path, position, message, Some(format!("say which one is meant: `embedding: {}`", id(*first))));
-                    return None;
-                }
-            }
+        if !reached.contains(&Input::Stage(found)) {
+            let message = format!("the stage `{wanted}` does not stand above");
+            out.add(&path, position, message, Some("take its rows as an `input`, or name another".into()));
+            return None;
         }
+        found
+    } else {
+        let nearest = nearest_above(index, inputs, &makes);
+        if let [first, _, ..] = nearest.as_slice() {
+            let all: Vec<String> = nearest.iter().map(|embed| format!("`{}`", id(*embed))).collect();
+            let message = format!("the embed stages {} are equally near", all.join(" and "));
+            out.add(&path, position, message, Some(format!("say which one is meant: `embedding: {}`", id(*first))));
+            return None;
+        }
+        let Some(only) = nearest.first() else {
+            let hint =
+                "put `- {id: vectors, embed: {model: builtin}}` above it, or `embed: {from: COLUMN}` for vectors that the shards have";
+            let message = "the stage compares vectors, and no stage above it makes any";
+            out.add(&stage.path, stage.position, message, Some(hint.into()));
+            return None;
+        };
+        *only
     };
     // Rows that come by another way would have no vector.
     let around = above_without(Input::Stage(index), inputs, Some(found));
-    if let Some(source) =
-        around.iter().find_map(|input| if let Input::Source(source) = input { outline.sources.get(*source) } else { None })
-    {
+    let source = around.iter().find_map(|input| if let Input::Source(source) = input { outline.sources.get(*source) } else { None });
+    if let Some(source) = source {
         let message =
             format!("rows of the source `{}` reach the stage without passing `{}`, and would have no vector", source.id, id(found));
         out.add(&stage.path, stage.position, message, Some(format!("put `{}` above the place where the rows part", id(found))));
@@ -419,4 +417,72 @@ fn order(inputs: &[Vec<Input>]) -> Vec<usize> {
         order.push(next);
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::model::SinkOutline;
+    use crate::stages::SampleConfig;
+    use crate::stages::policy::Budget;
+
+    /// Stages with the inputs of `edges` (0 is the source, n the stage n - 1), and the sink behind the last.
+    fn outline(edges: &[Vec<usize>]) -> Outline {
+        let name = |node: usize| if node == 0 { "source".to_owned() } else { format!("s{}", node - 1) };
+        let reference = |node: usize| Reference { id: name(node), position: None };
+        let stages = edges.iter().enumerate().map(|(index, inputs)| StageOutline {
+            id: Some(reference(index + 1)),
+            path: format!("stages.s{index}"),
+            position: None,
+            inputs: Some(inputs.iter().map(|input| reference(*input)).collect()),
+            config: Some(StageConfig::Sample(SampleConfig { budget: Budget::Fraction(0.5), seed: 1 })),
+            embedding_position: None,
+        });
+        Outline { sources: vec![reference(0)], stages: stages.collect(), sink: Some(SinkOutline::default()), paths: vec![] }
+    }
+
+    proptest! {
+        /// The oracle is the transitive closure by Warshall's algorithm.
+        #[test]
+        fn cycles_dead_ends_and_order_agree_with_the_closure(
+            edges in (1usize..7).prop_flat_map(|count| prop::collection::vec(prop::collection::btree_set(0..=count, 1..3), count))
+        ) {
+            let edges: Vec<Vec<usize>> = edges.into_iter().map(|inputs| inputs.into_iter().collect()).collect();
+            let count = edges.len();
+            let mut above = vec![vec![false; count + 1]; count + 1];
+            for (stage, inputs) in edges.iter().enumerate() {
+                for input in inputs {
+                    above[stage + 1][*input] = true;
+                }
+            }
+            for middle in 0..=count {
+                for low in 0..=count {
+                    for high in 0..=count {
+                        above[low][high] |= above[low][middle] && above[middle][high];
+                    }
+                }
+            }
+            let cyclic: Vec<usize> = (1..=count).filter(|node| above[*node][*node]).collect();
+            let unused: Vec<usize> = (0..count).filter(|node| !above[count][*node] && !cyclic.contains(node)).collect();
+            let mut out = Diagnostics::new();
+            let graph = build(&outline(&edges), &mut out);
+            let told = |text: &str| out.sorted().iter().filter(|problem| problem.message.contains(text)).count();
+            prop_assert_eq!(told("cycle") > 0, !cyclic.is_empty());
+            prop_assert_eq!(told("leads nowhere") + told("is unused"), unused.len());
+            prop_assert_eq!(graph.is_some(), cyclic.is_empty() && unused.is_empty());
+            if let Some(graph) = graph {
+                let place = |stage: usize| graph.order().iter().position(|other| *other == stage).unwrap();
+                let mut sorted = graph.order().to_vec();
+                sorted.sort_unstable();
+                prop_assert_eq!(sorted, (0..count).collect::<Vec<usize>>());
+                for (stage, inputs) in edges.iter().enumerate() {
+                    for input in inputs.iter().filter(|input| **input > 0) {
+                        prop_assert!(place(input - 1) < place(stage));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -5,20 +5,29 @@ use std::path::Path;
 use crate::config::model::{DeclaredPath, Role};
 use crate::diagnostic::Diagnostics;
 use crate::error::Result;
-use crate::storage::uri::{Location, Relation, Root, relation, resolve, resolve_plain};
+use crate::storage::uri::{Location, Relation, Root, followed, relation, resolve, resolve_plain};
 
 struct Folder<'a> {
     declared: &'a DeclaredPath,
     location: Location,
 }
 
-/// Resolves every path of the pipeline against `folder` without I/O and reports what cannot be resolved, what leaves `root`, and
+/// Whether links are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Paths are compared as they are written; no I/O.
+    AsWritten,
+    /// Links are followed as far as the paths exist.
+    Followed,
+}
+
+/// Resolves every path of the pipeline against `folder` and reports what cannot be resolved, what leaves `root`, and
 /// each pair of folders that lie in or above one another. `file` is the pipeline file itself, which no folder that is written may hold.
-pub fn check(paths: &[DeclaredPath], folder: &Path, file: &Path, root: Option<&Root>, out: &mut Diagnostics) {
+pub fn check(paths: &[DeclaredPath], folder: &Path, file: &Path, root: Option<&Root>, links: Links, out: &mut Diagnostics) {
     let mut sources: Vec<Folder<'_>> = Vec::new();
     let mut written: Vec<Folder<'_>> = Vec::new();
     for declared in paths {
-        let resolved = locate(declared, folder).and_then(|location| root.map_or(Ok(()), |root| root.check(&location)).map(|()| location));
+        let resolved = locate(declared, folder).and_then(|location| confined(location, root, links));
         match (resolved, &declared.role) {
             (Ok(location), Role::Source(_)) => sources.push(Folder { declared, location }),
             (Ok(location), Role::Sink | Role::State | Role::Work) => written.push(Folder { declared, location }),
@@ -27,6 +36,7 @@ pub fn check(paths: &[DeclaredPath], folder: &Path, file: &Path, root: Option<&R
         }
     }
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let file = if links == Links::Followed { followed(&file).unwrap_or(file) } else { file };
     for (index, folder) in written.iter().enumerate() {
         if matches!(relation(folder.location.base(), &file), Relation::Around | Relation::Same) {
             report(folder, "holds the pipeline file", out);
@@ -43,6 +53,19 @@ pub fn check(paths: &[DeclaredPath], folder: &Path, file: &Path, root: Option<&R
             compare(source, other, out);
         }
     }
+}
+
+fn confined(location: Location, root: Option<&Root>, links: Links) -> Result<Location> {
+    if let Some(root) = root {
+        root.check(&location)?;
+    }
+    if links == Links::AsWritten {
+        return Ok(location);
+    }
+    if let Some(root) = root {
+        root.confine(location.base())?;
+    }
+    location.followed()
 }
 
 fn locate(declared: &DeclaredPath, folder: &Path) -> Result<Location> {

@@ -161,11 +161,15 @@ fn confine(root: Option<&Root>, path: &Path) -> Result<PathBuf> {
 
 fn source_spec(folder: &Path, source: &Source, root: Option<&Root>) -> Result<SourceSpec> {
     let location = uri::resolve(folder, &source.uri)?;
-    let base = confine(root, location.base())?;
-    let selection = match location.pattern() {
-        Some(pattern) => Selection::Glob(pattern.to_owned()),
-        None if local::is_dir(&base) => Selection::Folder,
-        None => Selection::File,
+    let place = confine(root, location.base())?;
+    let (base, selection) = match location.pattern() {
+        Some(pattern) => (place, Selection::Glob(pattern.to_owned())),
+        None if local::is_dir(&place) => (place, Selection::Folder(".parquet".into())),
+        None => {
+            let name = place.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            let name = name.ok_or_else(|| Error::usage(format!("a source without a name source=`{}`", source.id)))?;
+            (place.parent().unwrap_or(Path::new("/")).to_owned(), Selection::File(name))
+        }
     };
     Ok(SourceSpec { name: source.id.to_string(), uri: location.to_string(), base, selection })
 }
@@ -316,7 +320,7 @@ async fn carry_out(
         memory_bytes: options.memory_bytes as u64,
         peak_memory_bytes: memory::peak_bytes(),
         pipeline: prepared.file.display().to_string(),
-        sources: prepared.sources.iter().map(|source| (source.name.clone(), source.folder().display().to_string())).collect(),
+        sources: prepared.sources.iter().map(|source| (source.name.clone(), source.base.display().to_string())).collect(),
         work: prepared.work.display().to_string(),
         phases: telemetry
             .phases()

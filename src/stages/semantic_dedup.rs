@@ -20,6 +20,7 @@ use crate::engine::{Engine, Stop, spawn};
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
+use crate::vector::Matrix;
 use crate::vector::dot::similarity;
 use crate::vector::flat::{Rows, compare_earlier, nearest};
 use crate::vector::kmeans::KMeans;
@@ -253,7 +254,7 @@ impl SemanticDedup {
         // Cells are independent; inside a large one its blocks are.
         let decided = members.par_iter().map(|members| {
             stop.check()?;
-            Ok(decide_cell(config.rule, Rows::some(matrix, members), &thresholds))
+            Ok(decide_cell(config.rule, matrix, members, &thresholds))
         });
         let decided = decided.collect::<Result<Vec<_>>>()?;
         let (mut counts, mut orphans) = (vec![0_u64; thresholds.len()], 0_u64);
@@ -300,7 +301,9 @@ impl SemanticDedup {
     }
 }
 
-fn decide_cell(rule: Rule, rows: Rows<'_>, thresholds: &[Threshold]) -> Vec<Vec<Option<Dropped>>> {
+/// For each threshold and each member, in keep order, why it is dropped.
+fn decide_cell(rule: Rule, matrix: Matrix<'_>, members: &[u32], thresholds: &[Threshold]) -> Vec<Vec<Option<Dropped>>> {
+    let rows = Rows::some(matrix, members);
     let minimum = Threshold::loosest(thresholds);
     match rule {
         Rule::Star => {
@@ -313,9 +316,8 @@ fn decide_cell(rule: Rule, rows: Rows<'_>, thresholds: &[Threshold]) -> Vec<Vec<
             compare_earlier(rows, minimum, &mut any, AnyEarlier::wants, AnyEarlier::offer, |any, row| any.decide(row));
             let decisions = |threshold: &Threshold| {
                 any.decisions(*threshold, |dropped, kept| {
-                    let pick = |places: &[u32]| places.iter().map(|place| rows.index(*place as usize)).collect::<Vec<u32>>();
-                    let (dropped, kept) = (pick(dropped), pick(kept));
-                    nearest(Rows::some(rows.matrix(), &dropped), Rows::some(rows.matrix(), &kept), threshold.minimum())
+                    let (dropped, kept) = (rows.at(dropped), rows.at(kept));
+                    nearest(Rows::some(matrix, &dropped), Rows::some(matrix, &kept), threshold.minimum())
                 })
             };
             thresholds.iter().map(decisions).collect()

@@ -244,6 +244,83 @@ pub fn open_shard(path: &Path) -> Result<ShardFile> {
     Ok(ShardFile { file: Arc::new(file), path: path.into(), identity: Identity::of(&metadata) })
 }
 
+/// Opens a file that a run wrote, for reading.
+///
+/// # Errors
+/// Kind storage when it cannot be opened.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| io_error("cannot open", path, error))
+}
+
+/// Whether this is a folder without entries.
+///
+/// # Errors
+/// Kind storage when the folder cannot be listed.
+pub fn is_empty_dir(path: &Path) -> Result<bool> {
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    let mut entries = fs::read_dir(path).map_err(|error| io_error("cannot list", path, error))?;
+    Ok(entries.next().is_none())
+}
+
+/// Every file below a folder, whatever its name: paths relative to it, parts joined with `/`, sorted.
+///
+/// # Errors
+/// Kind storage when a folder cannot be listed.
+pub fn list_all_files(folder: &Path) -> Result<Vec<String>> {
+    fn visit(folder: &Path, prefix: &str, found: &mut Vec<String>) -> Result<()> {
+        for entry in fs::read_dir(folder).map_err(|error| io_error("cannot list", folder, error))? {
+            let entry = entry.map_err(|error| io_error("cannot list", folder, error))?;
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            let kind = entry.file_type().map_err(|error| io_error("cannot look at", &entry.path(), error))?;
+            if kind.is_dir() { visit(&entry.path(), &format!("{name}/"), found)? } else { found.push(name) }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    visit(folder, "", &mut found)?;
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// A folder of its own for one command, removed when it is dropped.
+#[derive(Debug)]
+pub struct TemporaryFolder(PathBuf);
+
+impl TemporaryFolder {
+    /// Makes one in the system's folder for temporary files.
+    ///
+    /// # Errors
+    /// Kind storage when it cannot be made.
+    pub fn create() -> Result<Self> {
+        let base = std::env::temp_dir();
+        let process = std::process::id();
+        for attempt in 0..1000_u32 {
+            let path = base.join(format!("trommel-{process}-{attempt}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(io_error("cannot make a folder", &path, error)),
+            }
+        }
+        Err(Error::storage(format!("cannot make a folder for temporary files path=`{}`", base.display())))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        // What cannot be removed is the system's to clear.
+        let _ = fs::remove_dir_all(&self.0).is_ok();
+    }
+}
+
 /// Which files of a folder are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {

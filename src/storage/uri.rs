@@ -23,6 +23,14 @@ impl Location {
         &self.base
     }
 
+    /// The same with the links of its base followed as far as it exists.
+    ///
+    /// # Errors
+    /// Kind storage where it cannot be looked at.
+    pub fn followed(&self) -> Result<Self> {
+        Ok(Self { base: followed(&self.base)?, ..self.clone() })
+    }
+
     /// The part of a glob from the first component with a wildcard on, relative to [`Self::base`].
     #[must_use]
     pub fn pattern(&self) -> Option<&str> {
@@ -231,7 +239,10 @@ impl Root {
 }
 
 /// `path` with links followed as far as it exists; what does not exist yet is appended.
-fn followed(path: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// Kind storage where it cannot be looked at.
+pub fn followed(path: &Path) -> Result<PathBuf> {
     let mut missing: Vec<OsString> = Vec::new();
     let mut present = path.to_owned();
     loop {

@@ -55,6 +55,12 @@ impl<'a> Rows<'a> {
         self.matrix.row(self.order.map_or(position, |order| order[position] as usize))
     }
 
+    /// The rows of the matrix at these positions, for a [`Rows::some`] of its own.
+    #[must_use]
+    pub fn at(&self, positions: &[u32]) -> Vec<u32> {
+        positions.iter().map(|position| self.order.map_or(*position, |order| order[*position as usize])).collect()
+    }
+
     /// The squared norm of each row, in double precision.
     pub(super) fn squares(&self) -> Vec<f64> {
         (0..self.len()).into_par_iter().map(|position| dot(self.row(position), self.row(position))).collect()

