@@ -1,11 +1,20 @@
 //! The surface: one file a command. Standard output is data, standard error is progress and logs.
 
+pub mod dedup;
+mod difference;
+pub mod doctor;
+mod evidence;
+mod excerpt;
+pub mod init;
 pub mod output;
+pub mod pairs;
 pub mod plan;
 pub mod run;
 pub mod schema;
+mod survey;
 pub mod validate;
 pub mod verify;
+pub mod why;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -73,13 +82,31 @@ enum Command {
     /// Run a pipeline: read the shards, drop duplicates, write the dataset with its lineage
     Run(run::RunArguments),
     /// Check a pipeline file without reading any shard; all problems at once
+    #[command(after_help = "Examples:
+  trommel validate pipelines/quickstart.yaml
+  trommel validate daily.yaml --set stages.semantic.epsilon=0.1 --format json")]
     Validate(PipelineArguments),
     /// Show what a run would do: scans, barriers, cached artefacts, bytes to read
     Plan(plan::PlanArguments),
     /// Check a dataset: every file against its hash, every input row once in the lineage, every representative
     Verify(verify::VerifyArguments),
+    /// Show why a row was kept or dropped: the chain of decisions, with the texts
+    Why(why::WhyArguments),
+    /// Show dropped rows beside the rows that they duplicate, closest to the threshold first
+    Pairs(pairs::PairsArguments),
+    /// Print a first pipeline file, made from the shards' schema
+    Init(init::InitArguments),
+    /// Drop exact duplicates without a pipeline file
+    Dedup(dedup::DedupArguments),
     /// Print the JSON Schema of the pipeline file, for editors
+    #[command(after_help = "Examples:
+  trommel schema > trommel.schema.json
+
+An editor with a YAML language server takes it from the first line of a pipeline file:
+  # yaml-language-server: $schema=trommel.schema.json")]
     Schema,
+    /// Show what this machine has: cores, CPU features, memory, ONNX Runtime
+    Doctor(doctor::DoctorArguments),
 }
 
 /// The program: reads the arguments, runs the command, prints a failure, gives the exit code.

@@ -32,7 +32,7 @@ const OFFERED_IDS: usize = 3;
 
 Texts are read from the shards where the run found them (run.json), or below --root if they have moved there.
 A text is shown only if its shard is byte for byte what the run read.")]
-#[group(id = "which", required = true, multiple = false, args = ["id", "row"])]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["id", "row"]))]
 pub struct WhyArguments {
     /// The folder of the dataset
     #[arg(value_name = "OUT")]
