@@ -104,9 +104,10 @@ fn tell_text(survey: &Survey) -> Result<&Column> {
 /// The pipeline file that the command stands for.
 fn pipeline(arguments: &DedupArguments, text: &Column, id: Option<&Column>) -> Result<String> {
     let output = arguments.output.trim_end_matches('/');
-    let (folder, name) = output.rsplit_once('/').map_or(("", output), |(folder, name)| (folder, name));
+    let (folder, name) = output.rsplit_once('/').unwrap_or(("", output));
     if matches!(name, "" | "." | "..") {
-        return Err(Error::usage(format!("the output has no name path=`{}`", arguments.output)).hint("name a folder that the run creates, such as `-o out/data`"));
+        return Err(Error::usage(format!("the output has no name path=`{}`", arguments.output))
+            .hint("name a folder that the run creates, such as `-o out/data`"));
     }
     let work = if output.contains('/') { format!("{folder}/.trommel/{name}/") } else { format!(".trommel/{name}/") };
     let mut yaml = String::from("version: 1\nname: dedup\nsources:\n  corpus:\n    parquet:\n");

@@ -127,11 +127,7 @@ fn longest(a: &[Word<'_>], b: &[Word<'_>]) -> Vec<(usize, usize)> {
     let at = |table: &[u32], i: usize, j: usize| table.get(i * width + j).copied().unwrap_or(0);
     for (i, of_a) in a.iter().enumerate().rev() {
         for (j, of_b) in b.iter().enumerate().rev() {
-            let most = if of_a.text == of_b.text {
-                at(&table, i + 1, j + 1) + 1
-            } else {
-                at(&table, i + 1, j).max(at(&table, i, j + 1))
-            };
+            let most = if of_a.text == of_b.text { at(&table, i + 1, j + 1) + 1 } else { at(&table, i + 1, j).max(at(&table, i, j + 1)) };
             if let Some(cell) = table.get_mut(i * width + j) {
                 *cell = most;
             }
@@ -155,7 +151,8 @@ fn longest(a: &[Word<'_>], b: &[Word<'_>]) -> Vec<(usize, usize)> {
 pub(crate) fn paragraph(stretches: &[Stretch<'_>], colour: bool) -> String {
     let mut text = String::new();
     for (index, stretch) in stretches.iter().enumerate() {
-        let replaces = stretch.side == Side::Second && index > 0 && stretches.get(index - 1).is_some_and(|before| before.side == Side::First);
+        let replaces =
+            stretch.side == Side::Second && index > 0 && stretches.get(index - 1).is_some_and(|before| before.side == Side::First);
         if !text.is_empty() && !replaces && stretch.words.first().is_some_and(|word| word.spaced) {
             text.push(' ');
         }

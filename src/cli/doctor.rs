@@ -11,6 +11,7 @@ use super::{Format, Global, output};
 use crate::embed::runtime::{self, Wanted};
 use crate::embed::{Origin, find_library};
 use crate::error::{Error, Result};
+use crate::run::runner::RunOptions;
 use crate::storage::local;
 use crate::telemetry::{bytes, memory};
 
@@ -98,7 +99,7 @@ fn cpu_features() -> Vec<Feature> {
     Vec::new()
 }
 
-fn library(options: &crate::run::runner::RunOptions) -> Library {
+fn library(options: &RunOptions) -> Library {
     let missing = |error: &Error| {
         let mut problem = error.to_string();
         let mut cause = std::error::Error::source(error);
@@ -147,7 +148,11 @@ fn text(findings: &Findings) -> String {
     let cores = findings.cores.map_or_else(|| "unknown".to_owned(), |cores| cores.to_string());
     line("cores", &format!("{cores}; a run uses {} threads", findings.threads));
     if !findings.cpu_features.is_empty() {
-        let features: Vec<String> = findings.cpu_features.iter().map(|feature| format!("{} {}", feature.name, if feature.present { "yes" } else { "no" })).collect();
+        let features: Vec<String> = findings
+            .cpu_features
+            .iter()
+            .map(|feature| format!("{} {}", feature.name, if feature.present { "yes" } else { "no" }))
+            .collect();
         line("CPU", &features.join(", "));
     }
     let machine = findings.memory_bytes.map_or_else(|| "unknown".to_owned(), bytes);

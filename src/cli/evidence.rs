@@ -15,8 +15,8 @@ use crate::dataset::schema::text_values;
 use crate::dataset::snapshot::{self, Shard, SourceSpec};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{RowId, ShardId};
-use crate::state::{commit, lineage};
 use crate::state::manifest::{InputShard, Manifest, RunRecord};
+use crate::state::{commit, lineage};
 use crate::storage::local::{self, Selection};
 use crate::storage::uri::{Root, normal};
 
@@ -213,7 +213,8 @@ impl Evidence {
             };
             // A length that differs spares the hash.
             let same_length = local::file_bytes(&path).is_ok_and(|bytes| bytes == input.bytes);
-            let shard = if same_length { snapshot::take(&[source]).map(|snapshot| snapshot.shards).unwrap_or_default() } else { Vec::new() };
+            let shard =
+                if same_length { snapshot::take(&[source]).map(|snapshot| snapshot.shards).unwrap_or_default() } else { Vec::new() };
             match shard.into_iter().next().filter(|shard| shard.hash.to_string() == input.blake3) {
                 Some(shard) => return Ok(shard),
                 None => changed = changed.or(Some(path)),
@@ -309,7 +310,9 @@ impl<'a> Lines<'a> {
         let owned = |name: &str| self.text(name, index).map(str::to_owned);
         let missing = |name: &str| Error::state(format!("lineage has a null where none may be column=`{name}`"));
         let kept = match (owned("kept_source"), owned("kept_shard"), self.number("kept_row", index)) {
-            (Some(source), Some(shard), Some(row)) => Some(Kept { source, shard, row, doc_id: owned("kept_doc_id"), run_id: owned("kept_run_id") }),
+            (Some(source), Some(shard), Some(row)) => {
+                Some(Kept { source, shard, row, doc_id: owned("kept_doc_id"), run_id: owned("kept_run_id") })
+            }
             _ => None,
         };
         Ok(Line {

@@ -54,9 +54,10 @@ pub(crate) fn init(arguments: &InitArguments, global: &Global, out: &mut dyn Wri
     };
     let yaml = pipeline(&survey, &arguments.glob, text, id)?;
     match global.format {
-        Format::Json => {
-            output::json(out, &json!({"pipeline": yaml, "survey": survey.json(), "text": text.name, "id": id.map(|(column, _)| &column.name)}))
-        }
+        Format::Json => output::json(
+            out,
+            &json!({"pipeline": yaml, "survey": survey.json(), "text": text.name, "id": id.map(|(column, _)| &column.name)}),
+        ),
         Format::Text => output::text(out, &yaml),
     }
 }

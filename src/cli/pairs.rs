@@ -17,6 +17,7 @@ use super::{Format, Global, output};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::ids::RowId;
+use crate::state::manifest::Manifest;
 use crate::telemetry::count;
 
 /// The reason of rows that are equal: there is no threshold to be near to.
@@ -143,8 +144,8 @@ fn heading(shown: usize, found: u64) -> String {
 
 fn check_names(evidence: &Evidence, arguments: &PairsArguments) -> Result<()> {
     let stages = || evidence.manifest().stages.iter();
-    let named = |what: &str, given: &Option<String>, known: BTreeSet<&str>| match given {
-        Some(given) if !known.contains(given.as_str()) => {
+    let named = |what: &str, given: Option<&str>, known: BTreeSet<&str>| match given {
+        Some(given) if !known.contains(given) => {
             let all = if known.is_empty() { "none".to_owned() } else { known.iter().copied().collect::<Vec<_>>().join(", ") };
             let near = nearest(given, known.iter().copied());
             let hint = near.map_or_else(|| format!("there are: {all}"), |near| format!("did you mean `{near}`?"));
@@ -152,12 +153,12 @@ fn check_names(evidence: &Evidence, arguments: &PairsArguments) -> Result<()> {
         }
         _ => Ok(()),
     };
-    named("stage", &arguments.stage, stages().map(|stage| stage.stage.as_str()).collect())?;
-    named("reason", &arguments.reason, stages().flat_map(|stage| stage.dropped.keys().map(String::as_str)).collect())
+    named("stage", arguments.stage.as_deref(), stages().map(|stage| stage.stage.as_str()).collect())?;
+    named("reason", arguments.reason.as_deref(), stages().flat_map(|stage| stage.dropped.keys().map(String::as_str)).collect())
 }
 
 /// The least similarity of a duplicate, by stage, where the stage has one.
-fn thresholds(manifest: &crate::state::manifest::Manifest) -> BTreeMap<String, f64> {
+fn thresholds(manifest: &Manifest) -> BTreeMap<String, f64> {
     let stages = manifest.plan.get("stages").and_then(Value::as_array);
     let one = |stage: &Value| {
         let config = stage.get("config")?;
@@ -180,8 +181,8 @@ fn closest(evidence: &Evidence, arguments: &PairsArguments, thresholds: &BTreeMa
             let lines = Lines::try_new(&batch)?;
             for index in (0..batch.num_rows()).filter(|index| lines.number("kept_row", *index).is_some()) {
                 let (stage, reason) = (lines.text("stage", index), lines.text("reason", index));
-                let other = |given: &Option<String>, value: Option<&str>| given.as_deref().is_some_and(|given| value != Some(given));
-                if other(&arguments.stage, stage) || other(&arguments.reason, reason) {
+                let other = |given: Option<&str>, value: Option<&str>| given.is_some() && value != given;
+                if other(arguments.stage.as_deref(), stage) || other(arguments.reason.as_deref(), reason) {
                     continue;
                 }
                 found += 1;
@@ -311,6 +312,9 @@ mod tests {
         assert_eq!(beside("a b", "a b"), "   a b\n   (the texts are equal)\n");
         assert_eq!(beside("a  b", "a b"), "   a b\n   (the texts differ in white space alone)\n");
         let long = "word ".repeat(500);
-        assert!(beside(&long, &format!("{long}more")).contains("(the texts differ further on, or in white space: first 2,000 of 2,500 characters"));
+        assert!(
+            beside(&long, &format!("{long}more"))
+                .contains("(the texts differ further on, or in white space: first 2,000 of 2,500 characters")
+        );
     }
 }

@@ -24,8 +24,22 @@ const FOOTERS: usize = 1000;
 /// Rows that are looked at to see whether a column names them.
 const SAMPLE_ROWS: usize = 1000;
 /// Names of columns that name rows.
-const ID_NAMES: [&str; 14] =
-    ["id", "doc_id", "docid", "document_id", "_id", "uid", "uuid", "guid", "row_id", "record_id", "key", "sample_id", "image_id", "item_id"];
+const ID_NAMES: [&str; 14] = [
+    "id",
+    "doc_id",
+    "docid",
+    "document_id",
+    "_id",
+    "uid",
+    "uuid",
+    "guid",
+    "row_id",
+    "record_id",
+    "key",
+    "sample_id",
+    "image_id",
+    "item_id",
+];
 
 /// A column that all shards have.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +106,8 @@ pub(crate) fn survey(glob: &str, root: Option<&Root>) -> Result<Survey> {
         return Err(Error::input(format!("no shards uri=`{location}`"))
             .hint("the pattern matches no file; quote it, so that the shell leaves it alone, such as 'data/*.parquet'"));
     }
-    let mut found = Survey { location, shards: files.len(), looked_at: files.len().min(FOOTERS), rows: 0, columns: Vec::new(), sample: None };
+    let mut found =
+        Survey { location, shards: files.len(), looked_at: files.len().min(FOOTERS), rows: 0, columns: Vec::new(), sample: None };
     for (index, file) in files.into_iter().take(FOOTERS).enumerate() {
         let footer = load_footer(&ShardReader::new(open_shard(&file.path)?), reader_options())?;
         let metadata = footer.metadata();
@@ -212,7 +227,12 @@ impl Survey {
     pub(crate) fn extent(&self) -> String {
         let noun = if self.shards == 1 { "shard" } else { "shards" };
         if self.looked_at < self.shards {
-            format!("{} {noun}, the first {} of which hold {} rows", count(self.shards as u64), count(self.looked_at as u64), count(self.rows))
+            format!(
+                "{} {noun}, the first {} of which hold {} rows",
+                count(self.shards as u64),
+                count(self.looked_at as u64),
+                count(self.rows)
+            )
         } else {
             format!("{} {noun}, {} rows", count(self.shards as u64), count(self.rows))
         }
@@ -254,7 +274,7 @@ mod tests {
 
     #[test]
     fn only_what_all_shards_have_counts() {
-        use DataType::{Int64, Int8, LargeUtf8, Utf8};
+        use DataType::{Int8, Int64, LargeUtf8, Utf8};
         let survey = of(&[
             &[("a", Utf8, 5), ("b", Utf8, 9), ("c", Int8, 1), ("d", Utf8, 1), ("twice", Utf8, 1), ("twice", Utf8, 1)],
             &[("c", Int64, 1), ("a", LargeUtf8, 2), ("b", Int64, 1), ("e", Utf8, 100)],

@@ -120,7 +120,7 @@ fn check_source(evidence: &Evidence, source: Option<&str>) -> Result<()> {
 /// The row `row` of the shard that lineage calls `shard`.
 fn at(evidence: &Evidence, shard: &str, row: u64, source: Option<&str>) -> Result<RowId> {
     let inputs = &evidence.manifest().inputs;
-    let of_source = || inputs.iter().enumerate().filter(|(_, input)| source.is_none_or(|source| input.source == source));
+    let of_source = || inputs.iter().enumerate().filter(move |(_, input)| source.is_none_or(|source| input.source == source));
     let mut named = of_source().filter(|(_, input)| input.shard == shard);
     match (named.next(), named.next()) {
         (Some((_, first)), Some((_, second))) => Err(Error::usage(format!("several sources have a shard of this name shard=`{shard}`"))
@@ -135,7 +135,10 @@ fn at(evidence: &Evidence, shard: &str, row: u64, source: Option<&str>) -> Resul
             let ends = of_source().map(|(_, input)| input.shard.as_str()).find(|name| shard.ends_with(&format!("/{name}")));
             let near = ends.or_else(|| nearest(shard, of_source().map(|(_, input)| input.shard.as_str())));
             let some = of_source().map(|(_, input)| input.shard.as_str()).take(OFFERED_IDS).collect::<Vec<_>>().join(", ");
-            let hint = near.map_or_else(|| format!("lineage names shards by their path below the source's folder, such as {some}"), |near| format!("did you mean `{near}`?"));
+            let hint = near.map_or_else(
+                || format!("lineage names shards by their path below the source's folder, such as {some}"),
+                |near| format!("did you mean `{near}`?"),
+            );
             Err(Error::input(format!("the run read no such shard shard=`{shard}`")).hint(hint))
         }
     }
@@ -162,7 +165,11 @@ fn with_id(evidence: &Evidence, id: &str, source: Option<&str>) -> Result<(Vec<R
         return Err(error.hint("the sources declare no `id` column: name the row with --row SHARD:N"));
     }
     let near = near_ids(evidence, id, source)?;
-    Err(if near.is_empty() { error.hint("ids are compared byte by byte, case included") } else { error.hint(format!("the nearest: {}", near.join(", "))) })
+    Err(if near.is_empty() {
+        error.hint("ids are compared byte by byte, case included")
+    } else {
+        error.hint(format!("the nearest: {}", near.join(", ")))
+    })
 }
 
 /// Goes over the ids of all rows, in the order of the corpus, until `visit` says `false`.
@@ -299,7 +306,8 @@ fn chain_text(evidence: &Evidence, chain: &Chain, text_of: &dyn Fn(RowId) -> Tex
             let _ = writeln!(text, "which duplicates {}:{} of the run `{}`", printable(&kept.shard), kept.row, printable(run));
         }
         (End::Again(row), _) => {
-            let _ = writeln!(text, "which duplicates {} above: on another branch of the pipeline, as the details say", evidence.label(*row)?);
+            let _ =
+                writeln!(text, "which duplicates {} above: on another branch of the pipeline, as the details say", evidence.label(*row)?);
         }
         _ => {}
     }

@@ -8,7 +8,10 @@ use crate::fixture::{Corpus, trommel};
 fn it_says_what_the_machine_has() {
     let corpus = Corpus::new();
     let json: Value = serde_json::from_str(&trommel(corpus.path(), &["doctor", "--format", "json", "--threads", "3"]).ok().stdout).unwrap();
-    assert_eq!((&json["version"], &json["threads"], &json["builtin_model"]), (&env!("CARGO_PKG_VERSION").into(), &3.into(), &"tract".into()));
+    assert_eq!(
+        (&json["version"], &json["threads"], &json["builtin_model"]),
+        (&env!("CARGO_PKG_VERSION").into(), &3.into(), &"tract".into())
+    );
     assert!(json["memory_bytes"].as_u64().unwrap() > json["budget_bytes"].as_u64().unwrap());
     let library = &json["onnxruntime"];
     match library["status"].as_str().unwrap() {

@@ -17,7 +17,8 @@ fn every_command_has_help_with_examples() {
     insta::assert_snapshot!("trommel", all);
     let listed = all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     // What a long line is wrapped into stands further in.
-    let names = listed.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+    let names =
+        listed.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
     let (mut found, mut known) = (names.collect::<Vec<&str>>(), COMMANDS.to_vec());
     found.sort_unstable();
     known.sort_unstable();

@@ -46,7 +46,8 @@ fn the_pipeline_is_valid_and_runs_as_printed() {
     assert_eq!((&manifest["rows"]["input"], &manifest["rows"]["kept"]), (&6.into(), &2.into()));
     trommel(corpus.path(), &["verify", "out/in"]).ok();
     // What is commented out is right as well.
-    let uncommented = yaml.replace("  # - id:", "  - id:").replace("  #   embed:", "    embed:").replace("  #   semantic_dedup:", "    semantic_dedup:");
+    let uncommented =
+        yaml.replace("  # - id:", "  - id:").replace("  #   embed:", "    embed:").replace("  #   semantic_dedup:", "    semantic_dedup:");
     assert_ne!(uncommented, yaml);
     fs::write(corpus.at("all.yaml"), uncommented).unwrap();
     trommel(corpus.path(), &["validate", "all.yaml"]).ok();

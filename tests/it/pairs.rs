@@ -36,7 +36,11 @@ fn corpus() -> Corpus {
         (90.0, "another thing altogether"),
     ];
     corpus.batch("a.parquet", &vectors("a", &rows), 2);
-    corpus.batch("b.parquet", &vectors("b", &[(10.0, "the drum turns: gravel falls"), (98.0, "another thing, \u{1b}[2Jaltogether"), (180.0, "far off")]), 8);
+    corpus.batch(
+        "b.parquet",
+        &vectors("b", &[(10.0, "the drum turns: gravel falls"), (98.0, "another thing, \u{1b}[2Jaltogether"), (180.0, "far off")]),
+        8,
+    );
     corpus.pipeline(STAGES).run(&[]).ok();
     corpus
 }
@@ -77,7 +81,8 @@ fn the_pair_nearest_to_the_threshold_comes_first_and_equal_rows_last() {
 fn differences_put_together_give_both_texts() {
     for pair in pairs(&corpus(), &[])["pairs"].as_array().unwrap() {
         for side in ["dropped", "kept"] {
-            let stretches = pair["differences"].as_array().unwrap().iter().filter(|stretch| stretch["in"] == side || stretch["in"] == "both");
+            let stretches =
+                pair["differences"].as_array().unwrap().iter().filter(|stretch| stretch["in"] == side || stretch["in"] == "both");
             let words: Vec<&str> = stretches.flat_map(|stretch| stretch["words"].as_str().unwrap().split(' ')).collect();
             let text: Vec<&str> = pair[side]["text"]["text"].as_str().unwrap().split_whitespace().collect();
             assert_eq!(words, text);

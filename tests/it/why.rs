@@ -90,7 +90,11 @@ fn what_is_not_there_is_said_with_the_nearest() {
 fn a_source_without_ids_is_named_by_row() {
     let corpus = Corpus::new();
     corpus.shard("a.parquet", &[Some("one"), Some("one")]);
-    corpus.pipeline_with("  c: { parquet: { uri: \"in/\" } }", "  - { id: exact, exact_dedup: { columns: [text] } }", "parquet: { uri: \"out/\" }");
+    corpus.pipeline_with(
+        "  c: { parquet: { uri: \"in/\" } }",
+        "  - { id: exact, exact_dedup: { columns: [text] } }",
+        "parquet: { uri: \"out/\" }",
+    );
     corpus.run(&[]).ok();
     assert!(trommel(corpus.path(), &["why", "out", "--id", "a-0"]).failed(3).contains("--row SHARD:N"));
     assert!(why(&corpus, &["--row", "a.parquet:1"]).contains("text not shown: the source `c` declares no text column"));
