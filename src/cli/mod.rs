@@ -142,7 +142,12 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         }
         Command::Plan(arguments) => plan::plan(&arguments, &global, &mut out),
         Command::Verify(arguments) => verify::verify(&arguments, &global, &mut out),
+        Command::Why(arguments) => why::why(&arguments, &global, &mut out),
+        Command::Pairs(arguments) => pairs::pairs(&arguments, &global, &mut out),
+        Command::Init(arguments) => init::init(&arguments, &global, &mut out),
+        Command::Dedup(arguments) => dedup::dedup(&arguments, &global, &mut out),
         Command::Schema => schema::run(&mut out),
+        Command::Doctor(arguments) => doctor::doctor(&arguments, &global, &mut out),
     }
 }
 
