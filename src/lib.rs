@@ -1,4 +1,5 @@
 pub mod diagnostic;
+pub mod embed;
 pub mod error;
 pub mod ids;
 pub mod limits;
