@@ -61,7 +61,6 @@ pub mod dataset;
 pub mod declare;
 pub mod diagnostic;
 pub mod embed;
-pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod limits;

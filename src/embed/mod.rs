@@ -1,5 +1,5 @@
 //! Embeddings: texts in, vectors out, by an ONNX model and a tokenizer. One interface over two runtimes (`runtime`): the built-in
-//! static model on tract, any model on ONNX Runtime.
+//! static model on tract, model files on ONNX Runtime.
 //!
 //! A window of rows goes through four steps: its texts are tokenised (`tokenise`), cut into batches by length (`batch`), run
 //! through the model (`runtime`), and checked and put back into row order (`guard`). Tokenising the next windows overlaps the
@@ -13,6 +13,7 @@ mod pipeline;
 pub mod runtime;
 mod signature;
 pub mod tokenise;
+mod tract;
 mod wordpiece;
 
 use std::sync::{Mutex, PoisonError};
@@ -236,6 +237,7 @@ struct Prepared {
 
 fn identity(runtime: &Runtime, files: &ModelFiles, options: &EmbedOptions, provider: Provider) -> blake3::Hash {
     let EmbedOptions { max_tokens, batch_tokens, provider: _, pooling, normalize, dims, threads: _, session_bytes: _ } = options;
+    let [backend, version, build] = runtime.maker(files);
     Fingerprint::new("trommel embedder 1")
         .part(blake3::hash(files.model()).as_bytes())
         .part(blake3::hash(files.tokenizer()).as_bytes())
@@ -244,9 +246,9 @@ fn identity(runtime: &Runtime, files: &ModelFiles, options: &EmbedOptions, provi
         .part(pooling.as_str())
         .number(u64::from(*normalize))
         .number(dims.unwrap_or(0) as u64)
-        .part(runtime.backend().as_str())
-        .part(runtime.version())
-        .part(runtime.build())
+        .part(backend)
+        .part(version)
+        .part(build)
         .part(provider.as_str())
         .finish()
 }

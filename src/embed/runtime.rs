@@ -1,10 +1,10 @@
-//! The door to ONNX runtimes: the only file that names `ort`. `ort` has one backend a process, so [`start`] decides once between
-//! ONNX Runtime, loaded from a library at run time, and tract, which is in the binary. Options are set only where the backend
-//! has them.
+//! What runs the models: ONNX Runtime, loaded from a library when the process first needs it, for model files; tract, which is in
+//! the binary, for the built-in model. The only file that names `ort`. `ort` has one library a process, so [`start`] loads it
+//! once.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use half::f16;
 use ort::ep::ExecutionProvider as _;
@@ -14,19 +14,17 @@ use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use super::library::{GET, Origin, find_library};
 use super::model::ModelFiles;
 use super::signature::{self, Element, Feed, Output, Pooling, Port};
+use super::tract;
 use crate::error::{Context, Error, Kind, Result};
 
 /// The oldest minor version of ONNX Runtime 1.x whose interface this program calls (`api-24` in Cargo.toml).
 const OLDEST: u32 = ort::MINOR_VERSION;
-/// The version of the tract that Cargo.toml pins; part of what tells one backend's vectors from another's.
-const TRACT: &str = "0.23";
-
-/// What runs the models of this process.
+/// What runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {
     /// Microsoft's ONNX Runtime, loaded from a shared library.
     OnnxRuntime,
-    /// tract, in pure Rust and inside the binary; runs the built-in model.
+    /// tract, in pure Rust and inside the binary: the built-in model, always.
     Tract,
 }
 
@@ -80,55 +78,69 @@ pub enum Wanted {
     },
 }
 
-/// The backend of this process.
+/// What this process runs models with.
 #[derive(Debug)]
 pub struct Runtime {
     backend: Backend,
-    environment: ort::environment::Environment,
+    environment: Option<ort::environment::Environment>,
     library: Option<PathBuf>,
     origin: Option<Origin>,
     version: String,
     build: String,
 }
 
-static STARTED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+/// What became of ONNX Runtime in this process.
+enum Loaded {
+    Not,
+    Yes(&'static Runtime),
+    Failed,
+}
 
-/// Starts the backend that the plan needs; once it runs, the same one is returned.
+static LOADED: Mutex<Loaded> = Mutex::new(Loaded::Not);
+static TRACT: LazyLock<Runtime> = LazyLock::new(|| Runtime {
+    backend: Backend::Tract,
+    environment: None,
+    library: None,
+    origin: None,
+    version: tract::VERSION.into(),
+    build: String::new(),
+});
+
+/// Starts what the plan needs. ONNX Runtime is loaded once a process; later calls return the same one, whatever they name.
 ///
 /// # Errors
-/// [`Kind::Model`]: no library, one that cannot be loaded, or one that is too old. [`Kind::Internal`]: the process already
-/// runs the other backend.
+/// [`Kind::Model`]: no library, one that cannot be loaded, or one that is too old; no second attempt is made in this process.
 pub fn start(wanted: &Wanted) -> Result<&'static Runtime> {
-    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime: &'static Runtime = match (*started, wanted) {
-        (Some(runtime), Wanted::Tract) if runtime.backend == Backend::Tract => runtime,
-        (Some(runtime), Wanted::OnnxRuntime { .. }) if runtime.backend == Backend::OnnxRuntime => runtime,
-        (Some(runtime), _) => {
-            return Err(Error::internal(format!("a process has one backend started=`{}` wanted=`{wanted:?}`", runtime.backend.as_str())));
+    let Wanted::OnnxRuntime { library } = wanted else { return Ok(&*TRACT) };
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    match *loaded {
+        Loaded::Yes(runtime) => Ok(runtime),
+        // After a failure `ort` takes its library for loaded and reads memory that was never written.
+        Loaded::Failed => Err(Error::model("ONNX Runtime could not be loaded earlier in this process").hint(GET)),
+        Loaded::Not => {
+            let (library, origin) = find_library(library.as_deref())?;
+            *loaded = Loaded::Failed;
+            let runtime: &'static Runtime = Box::leak(Box::new(onnxruntime(library, origin)?));
+            *loaded = Loaded::Yes(runtime);
+            Ok(runtime)
         }
-        (None, Wanted::Tract) => Box::leak(Box::new(tract()?)),
-        (None, Wanted::OnnxRuntime { library }) => Box::leak(Box::new(onnxruntime(library.as_deref())?)),
-    };
-    *started = Some(runtime);
-    Ok(runtime)
-}
-
-fn tract() -> Result<Runtime> {
-    if !ort::set_api(ort_tract::api()) {
-        return Err(Error::internal("the interface of another backend is already set"));
     }
-    let environment = environment(ort::init())?;
-    Ok(Runtime { backend: Backend::Tract, environment, library: None, origin: None, version: TRACT.into(), build: ort::info().into() })
 }
 
-fn onnxruntime(given: Option<&Path>) -> Result<Runtime> {
-    let (library, origin) = find_library(given)?;
+fn onnxruntime(library: PathBuf, origin: Origin) -> Result<Runtime> {
     let builder = ort::init_from(&library).map_err(|error| load_error(&library, error))?;
     let environment = environment(builder)?;
     environment.set_log_level(ort::logging::LogLevel::Error);
     let version = version_in_name(&library).unwrap_or_else(|| "unknown".into());
     let build = ort::info().into();
-    Ok(Runtime { backend: Backend::OnnxRuntime, environment, library: Some(library), origin: Some(origin), version, build })
+    Ok(Runtime {
+        backend: Backend::OnnxRuntime,
+        environment: Some(environment),
+        library: Some(library),
+        origin: Some(origin),
+        version,
+        build,
+    })
 }
 
 fn environment(builder: ort::environment::EnvironmentBuilder) -> Result<ort::environment::Environment> {
@@ -220,12 +232,23 @@ impl Runtime {
         threads: usize,
         session_bytes: u64,
     ) -> Result<Opened> {
+        if files.is_builtin() {
+            return TRACT.open_here(files, Provider::Cpu, pooling, threads, u64::MAX);
+        }
         if self.backend == Backend::Tract && files.is_layered() {
             let error = Error::model(format!("a transformer needs ONNX Runtime model=`{}`", files.name()));
             return Err(error.hint(GET));
         }
-        // The built-in model is a table look-up: the CPU is the place for it.
-        let wanted = if files.is_builtin() { Provider::Cpu } else { wanted };
+        self.open_here(files, wanted, pooling, threads, session_bytes)
+    }
+
+    /// The backend that runs these files, its version and build: what names the vectors beside model and options.
+    pub(super) fn maker(&self, files: &ModelFiles) -> [&str; 3] {
+        let runtime = if files.is_builtin() { &*TRACT } else { self };
+        [runtime.backend.as_str(), &runtime.version, &runtime.build]
+    }
+
+    fn open_here(&self, files: &ModelFiles, wanted: Provider, pooling: Pooling, threads: usize, session_bytes: u64) -> Result<Opened> {
         let (provider, note, first) = match wanted {
             Provider::Auto if self.has(Provider::Cuda) => match self.session(files, Provider::Cuda, pooling) {
                 Ok(session) => (Provider::Cuda, None, Some(session)),
@@ -269,31 +292,34 @@ impl Runtime {
 
     fn session(&self, files: &ModelFiles, provider: Provider, pooling: Pooling) -> Result<Session> {
         let name = files.name();
-        let builder = match self.backend {
-            Backend::Tract => tract_options(&self.environment),
-            Backend::OnnxRuntime => onnxruntime_options(&self.environment, provider),
+        let unusable = |hint: &'static str| {
+            move |error: Error| Error::model(format!("the model cannot be loaded model=`{name}`")).caused_by(error).hint(hint)
         };
-        let mut builder = builder.map_err(|error| {
-            let error =
-                Error::model(format!("cannot set up the provider provider=`{}` model=`{name}`", provider.as_str())).caused_by(error);
-            error.hint("check the driver and the CUDA and cuDNN libraries (`trommel doctor`), or set `provider: auto` or `cpu`")
-        })?;
-        let inner = builder.commit_from_memory(files.model()).map_err(|error| {
-            let hint = match self.backend {
-                Backend::Tract => GET,
-                Backend::OnnxRuntime => {
-                    "check it with `python -c 'import onnx; onnx.checker.check_model(\"model.onnx\")'`, or export it again"
-                }
-            };
-            Error::model(format!("the model cannot be loaded model=`{name}`")).caused_by(error).hint(hint)
-        })?;
+        let (graph, inputs, outputs) = match &self.environment {
+            None => {
+                let graph =
+                    tract::Graph::read(files.model()).context(Kind::Model, || "tract does not run it".into()).map_err(unusable(GET))?;
+                let ports = (graph.inputs.clone(), graph.outputs.clone());
+                (Graph::Tract(graph), ports.0, ports.1)
+            }
+            Some(environment) => {
+                let mut builder = onnxruntime_options(environment, provider).map_err(|error| {
+                    let error = Error::model(format!("cannot set up the provider provider=`{}` model=`{name}`", provider.as_str()))
+                        .caused_by(error);
+                    error.hint("check the driver and the CUDA and cuDNN libraries (`trommel doctor`), or set `provider: auto` or `cpu`")
+                })?;
+                let session = builder.commit_from_memory(files.model()).context(Kind::Model, || "ONNX Runtime does not run it".into());
+                let session = session.map_err(unusable(
+                    "check it with `python -c 'import onnx; onnx.checker.check_model(\"model.onnx\")'`, or export it again",
+                ))?;
+                let ports = (session.inputs().iter().map(port).collect(), session.outputs().iter().map(port).collect());
+                (Graph::OnnxRuntime(session), ports.0, ports.1)
+            }
+        };
         let of_model = |error: Error| error.context(format!("cannot embed with the model model=`{name}`"));
-        let inputs: Vec<Port> = inner.inputs().iter().map(port).collect();
-        let outputs: Vec<Port> = inner.outputs().iter().map(port).collect();
         let feeds = signature::feeds(&inputs).map_err(of_model)?;
         let output = signature::output(&outputs, pooling).map_err(of_model)?;
-        let feeds = inputs.into_iter().map(|port| port.name).zip(feeds).collect();
-        Ok(Session { inner, feeds, output })
+        Ok(Session { graph, feeds: inputs.into_iter().map(|port| port.name).zip(feeds).collect(), output })
     }
 }
 
@@ -304,11 +330,6 @@ fn reason(error: &Error) -> String {
         cause = inner;
     }
     cause.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-/// tract knows no options but the rewriting of the graph.
-fn tract_options(environment: &ort::environment::Environment) -> ort::Result<SessionBuilder> {
-    Ok(SessionBuilder::new(environment)?.with_optimization_level(GraphOptimizationLevel::All).map_err(plain)?)
 }
 
 /// Every option is written out: another default upstream must not change our bits.
@@ -352,10 +373,16 @@ fn port(outlet: &Outlet) -> Port {
     Port { name: outlet.name().to_owned(), element, text: outlet.dtype().to_string(), rank }
 }
 
+#[derive(Debug)]
+enum Graph {
+    OnnxRuntime(ort::session::Session),
+    Tract(tract::Graph),
+}
+
 /// A model ready to run. One thread at a time uses it.
 #[derive(Debug)]
 pub(super) struct Session {
-    inner: ort::session::Session,
+    graph: Graph,
     feeds: Vec<(String, Feed)>,
     output: Output,
 }
@@ -365,25 +392,33 @@ impl Session {
     pub(super) fn run(&mut self, ids: &[i64], mask: &[i64], rows: usize) -> Result<Vec<f32>> {
         let width = ids.len().checked_div(rows).unwrap_or(0);
         let segments = if self.feeds.iter().any(|(_, feed)| *feed == Feed::Segment) { vec![0_i64; ids.len()] } else { Vec::new() };
-        let run = || "inference failed".to_owned();
+        let values = |feed: &Feed| match feed {
+            Feed::Ids => ids,
+            Feed::Mask => mask,
+            Feed::Segment => segments.as_slice(),
+        };
+        let failed = || "inference failed".to_owned();
+        let session = match &mut self.graph {
+            Graph::Tract(graph) => {
+                let inputs: Vec<&[i64]> = self.feeds.iter().map(|(_, feed)| values(feed)).collect();
+                let (shape, values) = graph.run(&inputs, rows, width, self.output.place).context(Kind::Model, failed)?;
+                return signature::pool(self.output.reading, &shape, &values, mask, rows);
+            }
+            Graph::OnnxRuntime(session) => session,
+        };
         let mut inputs = Vec::with_capacity(self.feeds.len());
         for (name, feed) in &self.feeds {
-            let values = match feed {
-                Feed::Ids => ids,
-                Feed::Mask => mask,
-                Feed::Segment => segments.as_slice(),
-            };
-            let tensor = TensorRef::from_array_view(([rows, width], values)).context(Kind::Model, run)?;
+            let tensor = TensorRef::from_array_view(([rows, width], values(feed))).context(Kind::Model, failed)?;
             inputs.push((Cow::from(name.as_str()), ort::session::SessionInputValue::from(tensor)));
         }
-        let outputs = self.inner.run(inputs).context(Kind::Model, run)?;
+        let outputs = session.run(inputs).context(Kind::Model, failed)?;
         let value = outputs.get(&self.output.name).ok_or_else(|| Error::internal("a session gave no output of the name it announced"))?;
         if self.output.half {
-            let (shape, values) = value.try_extract_tensor::<f16>().context(Kind::Model, run)?;
+            let (shape, values) = value.try_extract_tensor::<f16>().context(Kind::Model, failed)?;
             let values: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
             signature::pool(self.output.reading, shape, &values, mask, rows)
         } else {
-            let (shape, values) = value.try_extract_tensor::<f32>().context(Kind::Model, run)?;
+            let (shape, values) = value.try_extract_tensor::<f32>().context(Kind::Model, failed)?;
             signature::pool(self.output.reading, shape, values, mask, rows)
         }
     }
@@ -417,11 +452,15 @@ mod tests {
     }
 
     #[test]
-    fn tract_refuses_other_providers_and_the_other_backend() {
+    fn tract_has_the_cpu_alone() {
         let runtime = start(&Wanted::Tract).unwrap();
         assert_eq!(runtime.providers(), [Provider::Cpu]);
-        assert!(start(&Wanted::OnnxRuntime { library: None }).unwrap_err().to_string().starts_with("a process has one backend"));
         let error = runtime.no_provider(Provider::Cuda);
-        assert!(error.to_string().contains("provider=`cuda` backend=`tract 0.23` has=`cpu`"), "{error}");
+        assert!(error.to_string().contains("provider=`cuda` backend=`tract 0.23.9` has=`cpu`"), "{error}");
+    }
+
+    #[test]
+    fn the_version_named_is_the_one_that_cargo_pins() {
+        assert!(include_str!("../../Cargo.toml").contains(&format!("tract-onnx = \"={}\"", tract::VERSION)));
     }
 }

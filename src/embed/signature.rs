@@ -73,6 +73,8 @@ pub(super) enum Reading {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Output {
     pub name: String,
+    /// Its place among the outputs.
+    pub place: usize,
     pub reading: Reading,
     pub half: bool,
 }
@@ -143,7 +145,8 @@ pub(super) fn output(outputs: &[Port], pooling: Pooling) -> Result<Output> {
             error.hint("an output (batch, dimension) goes with `pooling: none`, one (batch, sequence, dimension) with `mean` or `cls`")
         );
     };
-    Ok(Output { name: port.name.clone(), reading, half: port.element == Element::Float16 })
+    let place = outputs.iter().position(|other| std::ptr::eq(other, port)).unwrap_or(0);
+    Ok(Output { name: port.name.clone(), place, reading, half: port.element == Element::Float16 })
 }
 
 /// Reads the embeddings of a batch from an output of the given shape: rows x dimensions. `mask` is rows x width.

@@ -1,6 +1,6 @@
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use super::runtime::{self, Backend, Wanted};
@@ -46,8 +46,11 @@ fn embed(embedder: &Embedder, windows: Vec<Vec<Option<String>>>) -> Vec<Embedded
 fn bits(windows: &[Embedded]) -> String {
     let mut hasher = blake3::Hasher::new();
     for window in windows {
-        window.vectors.iter().for_each(|value| drop(hasher.update(&value.to_bits().to_le_bytes())));
-        window.statuses.iter().for_each(|status| drop(hasher.update(&[status.code()])));
+        for value in &window.vectors {
+            hasher.update(&value.to_bits().to_le_bytes());
+        }
+        let codes: Vec<u8> = window.statuses.iter().map(|status| status.code()).collect();
+        hasher.update(&codes);
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -63,7 +66,7 @@ fn texts_of_one_meaning_are_close_and_rows_without_tokens_are_marked() {
     let vector = |row: usize| &window.vectors[row * 128..(row + 1) * 128];
     let dot = |a: usize, b: usize| vector(a).iter().zip(vector(b)).map(|(a, b)| a * b).sum::<f32>();
     assert!((dot(0, 0) - 1.0).abs() < 1e-5);
-    assert!(dot(0, 1) > dot(0, 2) + 0.2, "{} {}", dot(0, 1), dot(0, 2));
+    assert!(dot(0, 1) > dot(0, 2), "{} {}", dot(0, 1), dot(0, 2));
     assert!(vector(3).iter().chain(vector(8)).all(|value| *value == 0.0));
 }
 
@@ -202,20 +205,40 @@ fn with_onnxruntime(test: &str, variables: &[(&str, OsString)]) -> bool {
 }
 
 #[test]
-fn both_backends_give_the_built_in_model_the_same_bits() {
+fn the_built_in_model_gives_the_same_bits_beside_onnx_runtime() {
     let expected = bits(&embed(&builtin(|_| {}), windows()));
     with_onnxruntime("child_built_in", &[("TROMMEL_TEST_BITS", expected.into())]);
 }
 
 #[test]
-#[ignore = "run by both_backends_give_the_built_in_model_the_same_bits in a process of its own"]
+#[ignore = "run by the_built_in_model_gives_the_same_bits_beside_onnx_runtime in a process of its own"]
 fn child_built_in() {
     let runtime = runtime::start(&Wanted::OnnxRuntime { library: None }).unwrap();
     assert_eq!(runtime.backend(), Backend::OnnxRuntime);
+    let beside = Embedder::open(runtime, &ModelFiles::builtin(), EmbedOptions::default()).unwrap();
+    let tract = embed(&beside, windows());
+    assert_eq!(Some(bits(&tract).into()), env::var_os("TROMMEL_TEST_BITS"));
+    assert_eq!(beside.identity(), builtin(|_| {}).identity());
+
+    // The same graph on ONNX Runtime: an independent reading of it, which sums in another order.
+    let model = ModelFiles::builtin();
+    let source = ModelSource::File { model: "m.onnx".into(), tokenizer: "t.json".into(), sha256: None, tokenizer_sha256: None };
+    let read = |path: &Path, _: u64| Ok(if path.ends_with("m.onnx") { model.model() } else { model.tokenizer() }.to_vec());
+    let files = ModelFiles::load(&source, read).unwrap();
+    let mut found = Vec::new();
     for threads in [1, 2] {
+        // Special tokens are added to the texts of a file: none of both runs may have them.
         let options = EmbedOptions { threads, ..EmbedOptions::default() };
-        let embedder = Embedder::open(runtime, &ModelFiles::builtin(), options).unwrap();
-        assert_eq!(Some(bits(&embed(&embedder, windows())).into()), env::var_os("TROMMEL_TEST_BITS"), "threads={threads}");
+        let mut embedder = Embedder::open(runtime, &files, options.clone()).unwrap();
+        assert_ne!(embedder.identity(), beside.identity());
+        embedder.tokeniser = Tokeniser::new(files.tokenizer(), options.max_tokens, false).unwrap();
+        found.push(embed(&embedder, windows()));
+    }
+    assert_eq!(bits(&found[0]), bits(&found[1]));
+    for (tract, other) in tract.iter().zip(&found[0]) {
+        assert_eq!(tract.statuses, other.statuses);
+        let far = tract.vectors.iter().zip(&other.vectors).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-5, "far={far}");
     }
 }
 
@@ -227,11 +250,8 @@ fn onnx_runtime_refuses_what_it_cannot_run() {
 #[test]
 #[ignore = "run by onnx_runtime_refuses_what_it_cannot_run in a process of its own"]
 fn child_refusals() {
-    let wanted = |path: PathBuf| runtime::start(&Wanted::OnnxRuntime { library: Some(path) }).unwrap_err();
-    let no_library = wanted(env::current_exe().unwrap());
-    assert!(no_library.to_string().contains("ONNX Runtime library"), "{}", no_library.report());
     let runtime = runtime::start(&Wanted::OnnxRuntime { library: None }).unwrap();
-    assert!(runtime::start(&Wanted::Tract).is_err());
+    assert!(runtime.version().starts_with("1.") && runtime.library().is_some());
     let error = Embedder::open(runtime, &one_node("NoSuchOperator"), EmbedOptions::default()).unwrap_err();
     assert_eq!((error.kind(), error.to_string()), (Kind::Model, "the model cannot be loaded model=`m.onnx`".into()));
     for provider in [Provider::Cuda, Provider::TensorRt] {
@@ -241,4 +261,24 @@ fn child_refusals() {
             assert!(error.to_string().contains(&format!("provider=`{}`", provider.as_str())), "{error}");
         }
     }
+}
+
+#[test]
+fn what_is_no_library_is_refused_once_and_for_all() {
+    with_onnxruntime("child_no_library", &[]);
+}
+
+#[test]
+#[ignore = "run by what_is_no_library_is_refused_once_and_for_all in a process of its own"]
+fn child_no_library() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("libonnxruntime.so.1.32.0");
+    std::fs::OpenOptions::new().create(true).append(true).open(&text).unwrap();
+    let missing = Wanted::OnnxRuntime { library: Some(folder.path().join("nowhere.so")) };
+    assert!(runtime::start(&missing).unwrap_err().to_string().contains("there is no ONNX Runtime library"));
+    let error = runtime::start(&Wanted::OnnxRuntime { library: Some(text) }).unwrap_err();
+    assert!(error.to_string().starts_with("the ONNX Runtime library cannot be loaded"), "{}", error.report());
+    let error = runtime::start(&Wanted::OnnxRuntime { library: None }).unwrap_err();
+    assert!(error.to_string().contains("could not be loaded earlier"), "{}", error.report());
+    assert!(runtime::start(&Wanted::Tract).is_ok());
 }

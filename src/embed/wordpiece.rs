@@ -22,6 +22,8 @@ pub(super) struct WordPiece {
     lowercase: bool,
     /// Tokens that are found in the raw text before it is normalised.
     added: Vec<Box<[u8]>>,
+    /// Their first bytes, each once.
+    added_starts: Vec<u8>,
 }
 
 impl WordPiece {
@@ -39,6 +41,8 @@ impl WordPiece {
             added.push(token.content.as_bytes().into());
         }
         added.sort_unstable();
+        let mut added_starts: Vec<u8> = added.iter().filter_map(|token| token.first().copied()).collect();
+        added_starts.dedup();
         let vocabulary = tokenizer.get_vocab(false);
         let unknown = *vocabulary.get(&model.unk_token)?;
         let entries = || vocabulary.iter().map(|(piece, id)| (piece.as_str(), *id));
@@ -52,6 +56,7 @@ impl WordPiece {
             max_word: model.max_input_chars_per_word,
             lowercase: normalizer.lowercase,
             added,
+            added_starts,
         })
     }
 
@@ -79,7 +84,9 @@ impl WordPiece {
     }
 
     fn has_added(&self, stretch: &[u8]) -> bool {
-        self.added.iter().any(|token| stretch.len() >= token.len() && stretch.windows(token.len()).any(|window| window == &**token))
+        // Most stretches have no byte with which such a token starts.
+        stretch.iter().any(|byte| self.added_starts.contains(byte))
+            && self.added.iter().any(|token| stretch.len() >= token.len() && stretch.windows(token.len()).any(|window| window == &**token))
     }
 
     /// One stretch without blanks: control characters vanish, punctuation stands alone, all else makes words.

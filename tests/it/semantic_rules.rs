@@ -1,7 +1,5 @@
 //! Semantic deduplication at the level of its parts: vectors, clusters, rules and selection together, without a pipeline.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
-
 use std::collections::BTreeSet;
 
 use trommel::cluster::any_earlier::orphans;
