@@ -61,6 +61,7 @@ pub mod dataset;
 pub mod declare;
 pub mod diagnostic;
 pub mod embed;
+pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod limits;

@@ -542,6 +542,32 @@ impl Pipeline {
     pub fn stage(&self, id: &StageId) -> Option<&StageEntry> {
         self.stages.iter().find(|stage| stage.id == *id)
     }
+
+    /// All of the declaration that can change the bytes of the dataset: stages, edges and sink, with defaults filled in and keys
+    /// sorted. Names, folders and what is only for speed are left out; models stand in by the hashes that the plan adds.
+    #[must_use]
+    pub fn canonical(&self) -> Value {
+        let ids = |ids: &[StageId]| ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<String>>();
+        let sources: Vec<Value> = self
+            .sources
+            .iter()
+            .map(|source| json!({"id": source.id.as_str(), "id_column": source.id_column, "text": source.text}))
+            .collect();
+        let stages: Vec<Value> = self
+            .stages
+            .iter()
+            .map(|stage| {
+                json!({
+                    "config": stage.config.canonical(),
+                    "embedding": stage.config.embedding().map(StageId::as_str),
+                    "id": stage.id.as_str(),
+                    "inputs": ids(&stage.inputs),
+                    "kind": stage.config.kind(),
+                })
+            })
+            .collect();
+        json!({"sink": self.sink.canonical(), "sources": sources, "stages": stages, "version": self.version})
+    }
 }
 
 impl Sink {

@@ -26,6 +26,7 @@ pub struct Plan {
     pub sink: Sink,
     /// The stages whose columns the output gets, as places in `stages`.
     pub add: Vec<usize>,
+    declared: Value,
 }
 
 /// A source in a plan.
@@ -101,6 +102,7 @@ impl Plan {
             sink_input: Input::Stage(place(graph.sink())),
             add: pipeline.sink.add.iter().filter_map(|id| stages.iter().position(|stage| stage.id == *id)).collect(),
             sink: pipeline.sink.clone(),
+            declared: pipeline.canonical(),
             stages,
         }
     }
@@ -122,32 +124,18 @@ impl Plan {
         }
     }
 
-    /// The plan as manifests hold it and run ids hash it: everything that can change the output, nothing that cannot.
-    /// `models` names the model of each embed stage that has one.
+    /// The plan as manifests hold it and run ids hash it: everything that can change the output, nothing that cannot. That is the
+    /// declaration, with the version of each stage kind, and with `models`, which names the model of each embed stage that has one.
     #[must_use]
     pub fn canonical(&self, models: &BTreeMap<usize, String>) -> Value {
-        let name = |input: &Input| match input {
-            Input::Source(source) => self.sources[*source].id.to_string(),
-            Input::Stage(stage) => self.stages[*stage].id.to_string(),
-        };
-        let sources: Vec<Value> =
-            self.sources.iter().map(|source| json!({"id": source.id.as_str(), "text": source.roles.text, "id_column": source.roles.id})).collect();
-        let stages: Vec<Value> = self
-            .stages
-            .iter()
-            .enumerate()
-            .map(|(index, stage)| {
-                json!({
-                    "id": stage.id.as_str(),
-                    "kind": stage.config.kind(),
-                    "version": stage.config.version(),
-                    "inputs": stage.inputs.iter().map(name).collect::<Vec<_>>(),
-                    "embedding": stage.embedding.map(|stage| self.stages[stage].id.to_string()),
-                    "config": stage.config.canonical(),
-                    "model": models.get(&index),
-                })
-            })
-            .collect();
-        json!({"sources": sources, "stages": stages, "sink": self.sink.canonical(), "sink_input": name(&self.sink_input)})
+        let mut plan = self.declared.clone();
+        for entry in plan.get_mut("stages").and_then(Value::as_array_mut).into_iter().flatten() {
+            let place = self.stages.iter().position(|stage| entry.get("id").and_then(Value::as_str) == Some(stage.id.as_str()));
+            if let (Some(entry), Some(place)) = (entry.as_object_mut(), place) {
+                entry.insert("model".into(), json!(models.get(&place)));
+                entry.insert("version".into(), json!(self.stages[place].config.version()));
+            }
+        }
+        plan
     }
 }

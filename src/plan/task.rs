@@ -4,7 +4,6 @@ use arrow::buffer::BooleanBuffer;
 
 use super::compile::{Input, Plan};
 use crate::ids::{ContentHash, Fingerprint, ShardId, TaskKey};
-use crate::stages::StageConfig;
 use crate::state::artefacts::FORMAT;
 
 /// The first scan of one shard: its content and the steps of its source.

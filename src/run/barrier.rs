@@ -15,7 +15,7 @@ use crate::engine::{next, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{RowId, TaskKey};
 use crate::plan::task::BarrierKey;
-use crate::stages::seam::{Narrow, ROW, Stage as _, drop_fields};
+use crate::stages::seam::{Narrow, ROW, drop_fields};
 use crate::state::artefacts::{Artefacts, Receipt, ReceiptFile, TableWriter};
 
 /// A barrier that is done.

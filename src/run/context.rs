@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray as _, RecordBatch};
-use arrow::buffer::{BooleanBuffer, BooleanBufferBuilder};
+use arrow::array::{AsArray as _, BooleanBufferBuilder, RecordBatch};
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, UInt8Type, UInt64Type};
 
 use super::scan::TABLE;

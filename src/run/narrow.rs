@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, UInt8Array, UInt64Array};
+use arrow::array::{ArrayRef, AsArray as _, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, UInt8Array, UInt64Array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef, UInt8Type, UInt64Type};

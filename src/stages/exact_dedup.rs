@@ -39,6 +39,18 @@ words! {
     }
 }
 
+impl Normalize {
+    fn step(self) -> Step {
+        match self {
+            Self::Nfc => Step::Nfc,
+            Self::Nfkc => Step::Nfkc,
+            Self::Lowercase => Step::Lowercase,
+            Self::CollapseWhitespace => Step::CollapseWhitespace,
+            Self::StripPunctuation => Step::StripPunctuation,
+        }
+    }
+}
+
 /// `exact_dedup: {columns, normalize, keep}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExactDedupConfig {
@@ -182,7 +194,7 @@ impl Fingerprinter {
         };
         Ok(Self {
             columns,
-            steps: config.normalize.clone(),
+            steps: config.normalize.iter().map(|step| step.step()).collect(),
             order,
             row: row_column(cx)?,
             output: row_schema(&fields.into()),
@@ -295,7 +307,7 @@ impl Barrier for ExactDedup {
             let duplicates = map(grouped, drop_fields(), move |batch| {
                 let (high, low, rows) = (numbers(&batch, HIGH)?, numbers(&batch, LOW)?, numbers(&batch, ROW_ID)?);
                 let mut drops = Drops::default();
-                for ((high, low), row) in high.iter().zip(low.iter()).zip(rows.iter()) {
+                for ((high, low), row) in high.values().iter().zip(low.values()).zip(rows.values()) {
                     match group {
                         Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None),
                         _ => group = Some((*high, *low, *row)),

@@ -300,7 +300,7 @@ fn the_share_kept_drops_at_once_and_then_falls_evenly() {
 /// The test data of NeMo Curator: 1,500 points in three dimensions, five clusters, epsilon .01, equality drops.
 #[test]
 fn nemo_blobs_give_the_golden_counts() {
-    let bytes = include_bytes!("golden/nemo_blobs.npy");
+    let bytes = include_bytes!("../golden/nemo_blobs.npy");
     let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     assert!(String::from_utf8_lossy(&bytes[10..header]).contains("'descr': '<f8', 'fortran_order': False, 'shape': (1500, 3)"));
     let numbers: Vec<f64> = bytes[header..].chunks_exact(8).map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap())).collect();
