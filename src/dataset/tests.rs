@@ -229,7 +229,7 @@ proptest! {
             prop_assert!(read.num_rows() <= batch_rows);
             let schema = read.schema();
             prop_assert_eq!(schema.field(2).name(), ROW_COLUMN);
-            numbers.extend(read.column(2).as_primitive::<Int64Type>().values().iter().map(|row| *row as usize));
+            numbers.extend(read.column(2).as_primitive::<UInt64Type>().values().iter().map(|row| *row as usize));
             seen.extend(read.column(1).as_string::<i32>().iter().map(|text| text.map(str::to_owned)));
         }
         let wanted: Vec<usize> = (0..used).filter(|row| !select || mask.value(*row)).collect();
@@ -404,9 +404,9 @@ fn row_numbers_can_be_read_alone() {
     write(&folder.path().join("a.parquet"), &[every_type(10)], WriterProperties::builder(), 4);
     let snapshot = snapshot(folder.path()).unwrap();
     let request = ReadRequest { columns: &[], schema: None, selection: None, batch_rows: 100 };
-    let numbers: Vec<i64> = read(&snapshot.shards[0], request)
+    let numbers: Vec<u64> = read(&snapshot.shards[0], request)
         .unwrap()
-        .flat_map(|batch| batch.unwrap().column(0).as_primitive::<Int64Type>().values().to_vec())
+        .flat_map(|batch| batch.unwrap().column(0).as_primitive::<UInt64Type>().values().to_vec())
         .collect();
     assert_eq!(numbers, (0..10).collect::<Vec<_>>());
 }
