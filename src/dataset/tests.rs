@@ -287,6 +287,46 @@ fn pages_that_lose_no_row_are_copied_and_dropped_values_are_gone() {
 }
 
 #[test]
+fn shards_whose_schema_does_not_come_back_are_decoded_and_keep_their_types() {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int32Type as ParquetInt32, Int96, Int96Type};
+    use parquet::file::writer::SerializedFileWriter;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let schema =
+        "message legacy { optional int96 time; optional group list (LIST) { repeated int32 array; } required binary text (UTF8); }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let mut writer =
+        SerializedFileWriter::new(std::fs::File::create(&path).unwrap(), schema, Arc::new(WriterProperties::default())).unwrap();
+    for _ in 0..2 {
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let mut time = Int96::new();
+        time.set_data(0, 0, 2_440_589);
+        column.typed::<Int96Type>().write_batch(&[time, time], Some(&[1, 0, 1]), None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ParquetInt32>().write_batch(&[1, 2, 3], Some(&[2, 2, 1, 2]), Some(&[0, 1, 0, 0])).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&[ByteArray::from("a"), ByteArray::from("b"), ByteArray::from("c")], None, None)
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    writer.close().unwrap();
+    let before = read_all(&path);
+    assert_eq!(before.schema().field(0).data_type(), &DataType::Timestamp(TimeUnit::Nanosecond, None));
+    for keep in [BooleanBuffer::new_set(6), BooleanBuffer::collect_bool(6, |row| row != 1)] {
+        let (after, written) = prune(folder.path(), &keep, WriterOptions::default());
+        assert_eq!(after.schema().fields(), before.schema().fields());
+        assert_eq!(after.columns(), filtered(&before, &keep).columns());
+        assert_eq!(written.bytes_copied, 0);
+    }
+}
+
+#[test]
 fn extra_columns_follow_the_inputs_own() {
     let folder = tempfile::tempdir().unwrap();
     let batch = every_type(300);
