@@ -40,10 +40,11 @@ pub struct Spliced {
     pub copied: u64,
 }
 
-/// Prunes column chunks one after another. It keeps the compressor between them, for making one costs as much as a small page.
-#[derive(Default)]
+/// Prunes column chunks one after another at one zstd level. It keeps the compressor between them, for making one costs as
+/// much as a small page.
 pub struct Splicer {
-    compressor: Option<(i32, zstd::bulk::Compressor<'static>)>,
+    level: i32,
+    compressor: Option<zstd::bulk::Compressor<'static>>,
 }
 
 impl std::fmt::Debug for Splicer {
@@ -72,7 +73,13 @@ pub fn applies(column: &ColumnDescriptor, pages: &[Page]) -> bool {
 }
 
 impl Splicer {
-    /// Prunes one column chunk: `keep` has a bit for each row of the row group. `level` is zstd's.
+    /// A splicer for this zstd level.
+    #[must_use]
+    pub fn new(level: i32) -> Self {
+        Self { level, compressor: None }
+    }
+
+    /// Prunes one column chunk: `keep` has a bit for each row of the row group.
     ///
     /// # Errors
     /// Kind input when the pages are not what their headers say (`place` names shard, row group and column), kind resources when
@@ -84,15 +91,15 @@ impl Splicer {
         column: &ColumnDescPtr,
         pages: &[Page],
         keep: &BooleanBuffer,
-        level: i32,
         place: &dyn Fn() -> String,
     ) -> Result<Spliced> {
         let damaged = |what: &str| Error::input(format!("damaged shard {}", place())).caused_by(what.to_owned());
         let mut decoder =
             SerializedPageReader::new(Arc::new(reader.clone()), chunk, keep.len(), None).map_err(|error| read_error(error, &place()))?;
+        let level = self.level;
         let compressor = match self.compressor.take() {
-            Some((made, compressor)) if made == level => compressor,
-            _ => zstd::bulk::Compressor::new(level).context(Kind::Internal, || format!("no zstd level={level}"))?,
+            Some(compressor) => compressor,
+            None => zstd::bulk::Compressor::new(level).context(Kind::Internal, || format!("no zstd level={level}"))?,
         };
         let mut output = Output::new(column, level, compressor, place);
         let mut dictionary: Option<Dictionary> = None;
@@ -116,9 +123,9 @@ impl Splicer {
                     continue;
                 }
             }
-            let decoded =
+            let content =
                 decoder.get_next_page().map_err(|error| read_error(error, &place()))?.ok_or_else(|| damaged("a page is missing"))?;
-            match decoded {
+            match content {
                 DecodedPage::DictionaryPage { buf, num_values, .. } => {
                     dictionary = Some(Dictionary::read(buf, num_values as usize).ok_or_else(|| damaged("dictionary ends early"))?);
                 }
@@ -150,7 +157,7 @@ impl Splicer {
             return Err(damaged("pages hold fewer rows than the row group"));
         }
         let (spliced, compressor) = output.finish(column)?;
-        self.compressor = Some((level, compressor));
+        self.compressor = Some(compressor);
         Ok(spliced)
     }
 }
@@ -533,7 +540,9 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_hybrid_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100), width in 0_u32..40, count in 0_usize..300) {
+        fn no_bytes_make_the_hybrid_decoder_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100), width in 0_u32..40, count in 0_usize..300,
+        ) {
             if let Some(numbers) = decode_hybrid(&bytes, width, count) {
                 prop_assert_eq!(numbers.len(), count);
             }

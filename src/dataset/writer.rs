@@ -351,21 +351,25 @@ impl ShardWriter {
         let descriptor = self.writer.schema_descr();
         let encoded: Vec<Result<Vec<Chunk>>> = jobs
             .into_par_iter()
-            .map_init(Splicer::default, |splicer, job| {
-                let place =
-                    || format!("path=`{}` row_group=`{}` column=`{}`", shard.file.display(), job.group.index, job.column.field.name());
-                isolate(place, || match job.root.checked_sub(inputs) {
-                    Some(added) => {
-                        let array = extra.get(added).ok_or_else(|| Error::internal("extra column missing"))?;
-                        let rows = job.group.keep.len().min(array.len().saturating_sub(job.group.first));
-                        let mask = BooleanArray::new(job.group.keep.slice(0, rows), None);
-                        let kept = filter(&array.slice(job.group.first, rows), &mask).context(Kind::Internal, || "cannot filter".into())?;
-                        let Way::Encode(writers) = job.way else { return Err(Error::internal("extra column without a writer")) };
-                        encode(&job.column.field, [Ok(kept)], writers, &place)
-                    }
-                    None => encode_column(open, job, descriptor, options, splicer, &place),
-                })
-            })
+            .map_init(
+                || Splicer::new(options.zstd_level),
+                |splicer, job| {
+                    let place =
+                        || format!("path=`{}` row_group=`{}` column=`{}`", shard.file.display(), job.group.index, job.column.field.name());
+                    isolate(place, || match job.root.checked_sub(inputs) {
+                        Some(added) => {
+                            let array = extra.get(added).ok_or_else(|| Error::internal("extra column missing"))?;
+                            let rows = job.group.keep.len().min(array.len().saturating_sub(job.group.first));
+                            let mask = BooleanArray::new(job.group.keep.slice(0, rows), None);
+                            let kept =
+                                filter(&array.slice(job.group.first, rows), &mask).context(Kind::Internal, || "cannot filter".into())?;
+                            let Way::Encode(writers) = job.way else { return Err(Error::internal("extra column without a writer")) };
+                            encode(&job.column.field, [Ok(kept)], writers, &place)
+                        }
+                        None => encode_column(open, job, descriptor, splicer, &place),
+                    })
+                },
+            )
             .collect();
         let mut encoded = encoded.into_iter();
         for group in wave {
@@ -529,7 +533,7 @@ fn plain_leaves(open: &OpenShard, place: &dyn Fn() -> String) -> Result<Vec<usiz
         let place = || format!("{} column=`{}`", place(), chunk.column_path().string());
         let pages = pages::walk(open.reader.file(), chunk, &place)?.pages;
         let entries = pages.first().filter(|page| page.kind == pages::PageKind::Dictionary).map(|page| page.values);
-        let throughout = pages.iter().filter(|page| page.is_data()).all(pages::Page::is_dictionary_encoded);
+        let throughout = pages.iter().filter(|page| page.is_data()).all(Page::is_dictionary_encoded);
         if !throughout || entries.is_none_or(|entries| entries * 2 > chunk.num_values() as u64) {
             leaves.push(leaf);
         }
@@ -589,7 +593,6 @@ fn encode_column(
     open: &OpenShard,
     job: Job<'_>,
     descriptor: &SchemaDescriptor,
-    options: &WriterOptions,
     splicer: &mut Splicer,
     place: &dyn Fn() -> String,
 ) -> Result<Vec<Chunk>> {
@@ -599,8 +602,8 @@ fn encode_column(
             let (Some(chunk), Some(column)) = (metadata.columns().get(leaf), descriptor.columns().get(leaf)) else {
                 return Err(Error::internal("column missing"));
             };
-            let spliced = splicer.splice(&open.reader, chunk, column, &pages, &job.group.keep, options.zstd_level, place)?;
-            return Ok(vec![Chunk::Spliced(spliced)]);
+            let made = splicer.splice(&open.reader, chunk, column, &pages, &job.group.keep, place)?;
+            return Ok(vec![Chunk::Spliced(made)]);
         }
         Way::Encode(writers) => writers,
     };
