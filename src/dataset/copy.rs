@@ -2,6 +2,7 @@
 
 use std::io::BufReader;
 
+use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
@@ -31,12 +32,34 @@ pub fn same_layout(a: &Type, b: &Type) -> bool {
                 Type::PrimitiveType { physical_type: b_type, type_length: b_length, .. },
             ) => {
                 // Only fixed-length values have a length; elsewhere writers put 0 or -1.
-                let fixed = *a_type == parquet::basic::Type::FIXED_LEN_BYTE_ARRAY;
-                a_type == b_type && (!fixed || a_length == b_length)
+                let fixed = *a_type == PhysicalType::FIXED_LEN_BYTE_ARRAY;
+                (a_type == b_type && (!fixed || a_length == b_length)) || same_decimal(a, b)
             }
             (Type::GroupType { fields: a, .. }, Type::GroupType { fields: b, .. }) => same_fields(a, b),
             _ => false,
         }
+}
+
+/// Whether both are decimals of one precision and scale that the encoder can write either way: as bytes of the least length
+/// (what other writers choose) or as an integer (what the Arrow schema gives back).
+fn same_decimal(a: &Type, b: &Type) -> bool {
+    let (
+        Type::PrimitiveType { physical_type: PhysicalType::FIXED_LEN_BYTE_ARRAY, type_length, precision, scale, basic_info },
+        Type::PrimitiveType {
+            physical_type: PhysicalType::INT32 | PhysicalType::INT64,
+            precision: other_precision,
+            scale: other_scale,
+            ..
+        },
+    ) = (a, b)
+    else {
+        return false;
+    };
+    let decimal =
+        matches!(basic_info.logical_type_ref(), Some(LogicalType::Decimal { .. })) || basic_info.converted_type() == ConvertedType::DECIMAL;
+    // An integer holds at most 18 digits; n bytes hold those below 2^(8n-1).
+    let least = (1..=8).find(|bytes| 10_u64.checked_pow(precision.unsigned_abs()).is_some_and(|top| top <= 1 << (8 * bytes - 1)));
+    decimal && precision == other_precision && scale == other_scale && least == Some(*type_length)
 }
 
 /// [`same_layout`] for two lists of fields.

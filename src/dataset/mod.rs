@@ -16,6 +16,7 @@ pub mod splice;
 pub mod writer;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make and damage files")]
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -346,7 +346,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&bytes, 0);
+            let header_bytes = parse(&bytes, 0).map_or(0, |page| page.header_bytes as usize);
+            prop_assert!(header_bytes <= bytes.len());
         }
     }
 }

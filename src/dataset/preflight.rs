@@ -20,9 +20,7 @@ pub const MAX_SCHEMA_DEPTH: usize = 64;
 
 /// How a shard's footer is read: the embedded Arrow schema is used, for it gives time zones, durations and dictionary types
 /// back; page indexes are not read, and encoding statistics are kept whole, for a copied chunk carries them on.
-///
-/// # Errors
-/// None in practice; the Parquet crate checks the virtual columns.
+#[must_use]
 pub fn reader_options() -> ArrowReaderOptions {
     ArrowReaderOptions::new()
         .with_skip_arrow_metadata(false)

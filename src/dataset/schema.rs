@@ -1,7 +1,6 @@
 //! How the schemas of shards fit together, and access to texts whatever their encoding.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, LargeStringArray, StringArray, StringViewArray};
@@ -99,16 +98,13 @@ pub fn reconcile(snapshot: &Snapshot, source: usize, needed: &[NeededColumn]) ->
                     fits &= column.wanted != Wanted::Text || is_text(field.data_type());
                     common = match common {
                         None => Some(field.as_ref().clone()),
-                        Some(so_far) => match common_type(so_far.data_type(), field.data_type()) {
-                            Some(data_type) => {
-                                let nullable = so_far.is_nullable() || field.is_nullable();
-                                Some(so_far.with_data_type(data_type).with_nullable(nullable))
-                            }
-                            None => {
-                                fits = false;
-                                Some(so_far)
-                            }
-                        },
+                        Some(so_far) => {
+                            let nullable = so_far.is_nullable() || field.is_nullable();
+                            let data_type = common_type(so_far.data_type(), field.data_type());
+                            fits &= data_type.is_some();
+                            let data_type = data_type.unwrap_or_else(|| so_far.data_type().clone());
+                            Some(so_far.with_data_type(data_type).with_nullable(nullable))
+                        }
                     };
                     format!("of type {}", field.data_type())
                 }
@@ -117,9 +113,9 @@ pub fn reconcile(snapshot: &Snapshot, source: usize, needed: &[NeededColumn]) ->
         }
         if !fits {
             let must = if column.wanted == Wanted::Text { " must be text" } else { " must have one type" };
-            let _ = write!(problems, "\n  column `{}`{must}; it is", column.name);
+            problems += format!("\n  column `{}`{must}; it is", column.name).as_str();
             for (label, shards) in &found {
-                let _ = write!(problems, "\n    {label} in {}", name_shards(shards));
+                problems += format!("\n    {label} in {}", name_shards(shards)).as_str();
             }
         } else if let Some(field) = common {
             fields.push(Arc::new(field));
@@ -140,7 +136,7 @@ fn name_shards(shards: &[&Shard]) -> String {
     const SHOWN: usize = 3;
     let mut text = shards.iter().take(SHOWN).map(|shard| format!("`{}`", shard.path)).collect::<Vec<_>>().join(", ");
     if let Some(more) = shards.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-        let _ = write!(text, " and {more} more");
+        text += format!(" and {more} more").as_str();
     }
     text
 }
@@ -157,7 +153,7 @@ pub enum TextValues<'a> {
     /// Indexes into other texts.
     Dictionary {
         /// The dictionary.
-        values: Box<TextValues<'a>>,
+        values: Box<Self>,
         /// One index a row, valid even where the row is null.
         keys: Vec<usize>,
         /// The array itself, for its nulls.

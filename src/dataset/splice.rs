@@ -40,6 +40,19 @@ pub struct Spliced {
     pub copied: u64,
 }
 
+/// Prunes column chunks one after another at one zstd level. It keeps the compressor between them, for making one costs as
+/// much as a small page.
+pub struct Splicer {
+    level: i32,
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for Splicer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Splicer").finish_non_exhaustive()
+    }
+}
+
 /// Whether a column can be pruned this way: byte arrays, not nested, pages plain or dictionary encoded, levels run-length
 /// encoded.
 #[must_use]
@@ -59,76 +72,94 @@ pub fn applies(column: &ColumnDescriptor, pages: &[Page]) -> bool {
         })
 }
 
-/// Prunes one column chunk: `keep` has a bit for each row of the row group. `level` is zstd's.
-///
-/// # Errors
-/// Kind input when the pages are not what their headers say (`place` names shard, row group and column), kind resources when
-/// the values are larger than a row group may be.
-pub fn splice(
-    reader: &ShardReader,
-    chunk: &ColumnChunkMetaData,
-    column: &ColumnDescPtr,
-    pages: &[Page],
-    keep: &BooleanBuffer,
-    level: i32,
-    place: &dyn Fn() -> String,
-) -> Result<Spliced> {
-    let damaged = |what: &str| Error::input(format!("damaged shard {}", place())).caused_by(what.to_owned());
-    let mut decoder =
-        SerializedPageReader::new(Arc::new(reader.clone()), chunk, keep.len(), None).map_err(|error| read_error(error, &place()))?;
-    let mut output = Output::new(column, level, place)?;
-    let mut dictionary: Option<Dictionary> = None;
-    let same_codec = matches!(chunk.compression(), Compression::ZSTD(_));
-    let mut row = 0_usize;
-    for page in pages {
-        let rows = page.values as usize;
-        if page.is_data() && row + rows > keep.len() {
-            return Err(damaged("pages hold more rows than the row group"));
-        }
-        let kept = if page.is_data() { keep.slice(row, rows) } else { BooleanBuffer::new_unset(0) };
-        let count = kept.count_set_bits();
-        if page.is_data() {
-            row += rows;
-            let whole = count == rows && page.is_plain() && same_codec;
-            if count == 0 || whole {
-                decoder.skip_next_page().map_err(|error| read_error(error, &place()))?;
-                if whole && rows > 0 {
-                    output.copy(reader, page, column.max_def_level() == 0)?;
-                }
-                continue;
-            }
-        }
-        let decoded = decoder.get_next_page().map_err(|error| read_error(error, &place()))?.ok_or_else(|| damaged("a page is missing"))?;
-        match decoded {
-            DecodedPage::DictionaryPage { buf, num_values, .. } => {
-                dictionary = Some(Dictionary::read(buf, num_values as usize).ok_or_else(|| damaged("dictionary ends early"))?);
-            }
-            DecodedPage::DataPage { buf, num_values, .. } if num_values as usize == rows => {
-                let (levels, values) = if column.max_def_level() == 0 {
-                    (None, buf)
-                } else {
-                    let length =
-                        read_length(&buf, 0).filter(|length| length + 4 <= buf.len()).ok_or_else(|| damaged("levels end early"))?;
-                    (Some(buf.slice(4..4 + length)), buf.slice(4 + length..))
-                };
-                output.add(page, levels, &values, dictionary.as_ref(), &kept)?;
-            }
-            DecodedPage::DataPageV2 { buf, num_values, def_levels_byte_len, rep_levels_byte_len, .. } if num_values as usize == rows => {
-                let repetition = rep_levels_byte_len as usize;
-                let definition = repetition + def_levels_byte_len as usize;
-                if definition > buf.len() {
-                    return Err(damaged("levels end early"));
-                }
-                let levels = (column.max_def_level() > 0).then(|| buf.slice(repetition..definition));
-                output.add(page, levels, &buf.slice(definition..), dictionary.as_ref(), &kept)?;
-            }
-            _ => return Err(damaged("page and page header disagree")),
-        }
+impl Splicer {
+    /// A splicer for this zstd level.
+    #[must_use]
+    pub fn new(level: i32) -> Self {
+        Self { level, compressor: None }
     }
-    if row != keep.len() {
-        return Err(damaged("pages hold fewer rows than the row group"));
+
+    /// Prunes one column chunk: `keep` has a bit for each row of the row group.
+    ///
+    /// # Errors
+    /// Kind input when the pages are not what their headers say (`place` names shard, row group and column), kind resources when
+    /// the values are larger than a row group may be.
+    pub fn splice(
+        &mut self,
+        reader: &ShardReader,
+        chunk: &ColumnChunkMetaData,
+        column: &ColumnDescPtr,
+        pages: &[Page],
+        keep: &BooleanBuffer,
+        place: &dyn Fn() -> String,
+    ) -> Result<Spliced> {
+        let damaged = |what: &str| Error::input(format!("damaged shard {}", place())).caused_by(what.to_owned());
+        let mut decoder =
+            SerializedPageReader::new(Arc::new(reader.clone()), chunk, keep.len(), None).map_err(|error| read_error(error, &place()))?;
+        let level = self.level;
+        let compressor = match self.compressor.take() {
+            Some(compressor) => compressor,
+            None => zstd::bulk::Compressor::new(level).context(Kind::Internal, || format!("no zstd level={level}"))?,
+        };
+        let mut output = Output::new(column, level, compressor, place);
+        let mut dictionary: Option<Dictionary> = None;
+        let same_codec = matches!(chunk.compression(), Compression::ZSTD(_));
+        let mut row = 0_usize;
+        for page in pages {
+            let rows = page.values as usize;
+            if page.is_data() && row + rows > keep.len() {
+                return Err(damaged("pages hold more rows than the row group"));
+            }
+            let kept = if page.is_data() { keep.slice(row, rows) } else { BooleanBuffer::new_unset(0) };
+            let count = kept.count_set_bits();
+            if page.is_data() {
+                row += rows;
+                let whole = count == rows && page.is_plain() && same_codec;
+                if count == 0 || whole {
+                    decoder.skip_next_page().map_err(|error| read_error(error, &place()))?;
+                    if whole && rows > 0 {
+                        output.copy(reader, page, column.max_def_level() == 0)?;
+                    }
+                    continue;
+                }
+            }
+            let content =
+                decoder.get_next_page().map_err(|error| read_error(error, &place()))?.ok_or_else(|| damaged("a page is missing"))?;
+            match content {
+                DecodedPage::DictionaryPage { buf, num_values, .. } => {
+                    dictionary = Some(Dictionary::read(buf, num_values as usize).ok_or_else(|| damaged("dictionary ends early"))?);
+                }
+                DecodedPage::DataPage { buf, num_values, .. } if num_values as usize == rows => {
+                    let (levels, values) = if column.max_def_level() == 0 {
+                        (None, buf)
+                    } else {
+                        let length =
+                            read_length(&buf, 0).filter(|length| length + 4 <= buf.len()).ok_or_else(|| damaged("levels end early"))?;
+                        (Some(buf.slice(4..4 + length)), buf.slice(4 + length..))
+                    };
+                    output.add(page, levels, &values, dictionary.as_ref(), &kept)?;
+                }
+                DecodedPage::DataPageV2 { buf, num_values, def_levels_byte_len, rep_levels_byte_len, .. }
+                    if num_values as usize == rows =>
+                {
+                    let repetition = rep_levels_byte_len as usize;
+                    let definition = repetition + def_levels_byte_len as usize;
+                    if definition > buf.len() {
+                        return Err(damaged("levels end early"));
+                    }
+                    let levels = (column.max_def_level() > 0).then(|| buf.slice(repetition..definition));
+                    output.add(page, levels, &buf.slice(definition..), dictionary.as_ref(), &kept)?;
+                }
+                _ => return Err(damaged("page and page header disagree")),
+            }
+        }
+        if row != keep.len() {
+            return Err(damaged("pages hold fewer rows than the row group"));
+        }
+        let (spliced, compressor) = output.finish(column)?;
+        self.compressor = Some(compressor);
+        Ok(spliced)
     }
-    output.finish(column)
 }
 
 /// The entries of a dictionary page.
@@ -269,16 +300,16 @@ impl Bounds {
 }
 
 impl<'a> Output<'a> {
-    fn new(column: &ColumnDescPtr, level: i32, place: &'a dyn Fn() -> String) -> Result<Self> {
+    fn new(column: &ColumnDescPtr, level: i32, compressor: zstd::bulk::Compressor<'static>, place: &'a dyn Fn() -> String) -> Self {
         // The order of decimals is not that of their bytes.
         let decimal =
             matches!(column.logical_type_ref(), Some(LogicalType::Decimal { .. })) || column.converted_type() == ConvertedType::DECIMAL;
-        Ok(Self {
+        Self {
             sink: TrackedWrite::new(vec![]),
-            compressor: zstd::bulk::Compressor::new(level).context(Kind::Internal, || format!("no zstd level={level}"))?,
+            compressor,
             level,
             optional: column.max_def_level() > 0,
-            values: Vec::with_capacity(PAGE_BYTES + PAGE_BYTES / 4),
+            values: vec![],
             valid: vec![],
             rows: 0,
             pages: 0,
@@ -288,7 +319,7 @@ impl<'a> Output<'a> {
             nulls: Some(0),
             bounds: if decimal { Bounds::Unknown } else { Bounds::Empty },
             place,
-        })
+        }
     }
 
     fn damaged(&self, what: &str) -> Error {
@@ -435,7 +466,7 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    fn finish(mut self, column: &ColumnDescPtr) -> Result<Spliced> {
+    fn finish(mut self, column: &ColumnDescPtr) -> Result<(Spliced, zstd::bulk::Compressor<'static>)> {
         self.flush()?;
         let bytes: Bytes = self.sink.into_inner().context(Kind::Internal, || "cannot write to memory".into())?.into();
         let level = ZstdLevel::try_new(self.level).context(Kind::Internal, || "no such zstd level".into())?;
@@ -470,7 +501,7 @@ impl<'a> Output<'a> {
             column_index: None,
             offset_index: None,
         };
-        Ok(Spliced { bytes, close, copied: self.copied })
+        Ok((Spliced { bytes, close, copied: self.copied }, self.compressor))
     }
 }
 
@@ -509,7 +540,9 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_hybrid_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100), width in 0_u32..40, count in 0_usize..300) {
+        fn no_bytes_make_the_hybrid_decoder_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100), width in 0_u32..40, count in 0_usize..300,
+        ) {
             if let Some(numbers) = decode_hybrid(&bytes, width, count) {
                 prop_assert_eq!(numbers.len(), count);
             }

@@ -24,13 +24,14 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::{SchemaDescPtr, Type, TypePtr};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 use rayon::prelude::*;
 
 use crate::dataset::copy::{self, CopyReader};
+use crate::dataset::pages::Page;
 use crate::dataset::reader::BATCH_BYTES;
 use crate::dataset::snapshot::{OpenShard, Shard};
-use crate::dataset::splice::{self, PAGE_BYTES, Spliced};
+use crate::dataset::splice::{self, PAGE_BYTES, Spliced, Splicer};
 use crate::dataset::{isolate, pages, read_error, write_error};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::ContentHash;
@@ -154,7 +155,15 @@ struct Job<'a> {
     group: &'a Group,
     column: &'a Column,
     root: usize,
-    writers: Vec<ArrowColumnWriter>,
+    way: Way,
+}
+
+/// How a column chunk comes over.
+enum Way {
+    /// Page by page.
+    Splice { leaf: usize, pages: Vec<Page> },
+    /// Through Arrow, into these writers, one a leaf.
+    Encode(Vec<ArrowColumnWriter>),
 }
 
 impl ShardWriter {
@@ -303,37 +312,64 @@ impl ShardWriter {
     /// Encodes the columns of a few row groups side by side, then writes them in order.
     fn write_wave(&mut self, shard: &Shard, open: &OpenShard, wave: &[Group], extra: &[ArrayRef], same_schema: bool) -> Result<()> {
         let inputs = self.input.fields().len();
+        let (options, columns) = (&self.options, &self.columns);
+        let planned: Vec<Result<Vec<Option<Way>>>> = wave
+            .par_iter()
+            .map(|group| {
+                let own = if group.copied { inputs } else { 0 };
+                let place = |column: &Column| {
+                    format!("path=`{}` row_group=`{}` column=`{}`", shard.file.display(), group.index, column.field.name())
+                };
+                let roots = columns.iter().enumerate().skip(own);
+                let way = |(root, column): (usize, &Column)| {
+                    if root >= inputs || !same_schema || !options.copy || column.dictionary {
+                        return Ok(None);
+                    }
+                    plan_splice(open, group.index, column, &|| place(column))
+                };
+                roots.map(way).collect()
+            })
+            .collect();
         let mut jobs: Vec<Job<'_>> = vec![];
-        for group in wave {
-            if group.copied && extra.is_empty() {
-                continue;
+        for (group, ways) in wave.iter().zip(planned) {
+            let ways = ways?;
+            let first = columns.len() - ways.len();
+            // Making the encoder's column writers costs more than encoding a small row group: only where one is used.
+            let mut writers = if ways.iter().any(Option::is_none) {
+                self.factory.create_column_writers(0).map_err(|error| write_error(error, &self.path))?
+            } else {
+                vec![]
             }
-            let mut writers = self.factory.create_column_writers(0).map_err(|error| write_error(error, &self.path))?.into_iter();
-            for (root, column) in self.columns.iter().enumerate() {
+            .into_iter();
+            let skipped: usize = columns.iter().take(first).map(|column| column.leaves.len()).sum();
+            for _ in writers.by_ref().take(skipped) {}
+            for ((root, column), way) in columns.iter().enumerate().skip(first).zip(ways) {
                 let writers = writers.by_ref().take(column.leaves.len()).collect();
-                if root >= inputs || !group.copied {
-                    jobs.push(Job { group, column, root, writers });
-                }
+                jobs.push(Job { group, column, root, way: way.unwrap_or(Way::Encode(writers)) });
             }
         }
-        let options = &self.options;
         let descriptor = self.writer.schema_descr();
         let encoded: Vec<Result<Vec<Chunk>>> = jobs
             .into_par_iter()
-            .map(|job| {
-                let place =
-                    || format!("path=`{}` row_group=`{}` column=`{}`", shard.file.display(), job.group.index, job.column.field.name());
-                isolate(place, || match job.root.checked_sub(inputs) {
-                    Some(added) => {
-                        let array = extra.get(added).ok_or_else(|| Error::internal("extra column missing"))?;
-                        let rows = job.group.keep.len().min(array.len().saturating_sub(job.group.first));
-                        let mask = BooleanArray::new(job.group.keep.slice(0, rows), None);
-                        let kept = filter(&array.slice(job.group.first, rows), &mask).context(Kind::Internal, || "cannot filter".into())?;
-                        encode(&job.column.field, [Ok(kept)], job.writers, &place)
-                    }
-                    None => encode_column(open, job, descriptor, options, same_schema, &place),
-                })
-            })
+            .map_init(
+                || Splicer::new(options.zstd_level),
+                |splicer, job| {
+                    let place =
+                        || format!("path=`{}` row_group=`{}` column=`{}`", shard.file.display(), job.group.index, job.column.field.name());
+                    isolate(place, || match job.root.checked_sub(inputs) {
+                        Some(added) => {
+                            let array = extra.get(added).ok_or_else(|| Error::internal("extra column missing"))?;
+                            let rows = job.group.keep.len().min(array.len().saturating_sub(job.group.first));
+                            let mask = BooleanArray::new(job.group.keep.slice(0, rows), None);
+                            let kept =
+                                filter(&array.slice(job.group.first, rows), &mask).context(Kind::Internal, || "cannot filter".into())?;
+                            let Way::Encode(writers) = job.way else { return Err(Error::internal("extra column without a writer")) };
+                            encode(&job.column.field, [Ok(kept)], writers, &place)
+                        }
+                        None => encode_column(open, job, descriptor, splicer, &place),
+                    })
+                },
+            )
             .collect();
         let mut encoded = encoded.into_iter();
         for group in wave {
@@ -497,7 +533,7 @@ fn plain_leaves(open: &OpenShard, place: &dyn Fn() -> String) -> Result<Vec<usiz
         let place = || format!("{} column=`{}`", place(), chunk.column_path().string());
         let pages = pages::walk(open.reader.file(), chunk, &place)?.pages;
         let entries = pages.first().filter(|page| page.kind == pages::PageKind::Dictionary).map(|page| page.values);
-        let throughout = pages.iter().filter(|page| page.is_data()).all(pages::Page::is_dictionary_encoded);
+        let throughout = pages.iter().filter(|page| page.is_data()).all(Page::is_dictionary_encoded);
         if !throughout || entries.is_none_or(|entries| entries * 2 > chunk.num_values() as u64) {
             leaves.push(leaf);
         }
@@ -505,11 +541,7 @@ fn plain_leaves(open: &OpenShard, place: &dyn Fn() -> String) -> Result<Vec<usiz
     Ok(leaves)
 }
 
-fn columns_of(
-    schema: &Schema,
-    descriptor: &parquet::schema::types::SchemaDescriptor,
-    properties: &WriterProperties,
-) -> Result<Vec<Column>> {
+fn columns_of(schema: &Schema, descriptor: &SchemaDescriptor, properties: &WriterProperties) -> Result<Vec<Column>> {
     let mut columns: Vec<Column> = vec![];
     let mut leaf = 0;
     for (root, field) in schema.fields().iter().enumerate() {
@@ -546,35 +578,45 @@ fn decode(
     Ok(reader.map(move |batch| batch.map_err(|error| Error::input(format!("damaged shard {place}")).caused_by(error))))
 }
 
+/// The pages of a column chunk, if it can be pruned page by page.
+fn plan_splice(open: &OpenShard, group: usize, column: &Column, place: &dyn Fn() -> String) -> Result<Option<Way>> {
+    let leaf = column.leaves.start;
+    let chunk = open.footer.metadata().row_groups().get(group).and_then(|group| group.columns().get(leaf));
+    let Some(chunk) = chunk.filter(|_| column.leaves.len() == 1) else { return Ok(None) };
+    let walked = pages::walk(open.reader.file(), chunk, place)?;
+    let applies = walked.adds_up && splice::applies(chunk.column_descr(), &walked.pages);
+    Ok(applies.then_some(Way::Splice { leaf, pages: walked.pages }))
+}
+
 /// Prunes one column of one row group.
 fn encode_column(
     open: &OpenShard,
     job: Job<'_>,
-    descriptor: &parquet::schema::types::SchemaDescriptor,
-    options: &WriterOptions,
-    same_schema: bool,
+    descriptor: &SchemaDescriptor,
+    splicer: &mut Splicer,
     place: &dyn Fn() -> String,
 ) -> Result<Vec<Chunk>> {
     let metadata = open.footer.metadata().row_groups().get(job.group.index).ok_or_else(|| Error::internal("row group missing"))?;
-    let own: SchemaDescPtr = open.footer.metadata().file_metadata().schema_descr_ptr();
-    let leaves: Vec<usize> = (0..own.num_columns()).filter(|leaf| own.get_column_root_idx(*leaf) == job.root).collect();
-    if let ([leaf], false, true) = (leaves.as_slice(), job.column.dictionary, same_schema && options.copy)
-        && let (Some(chunk), Some(column)) = (metadata.columns().get(*leaf), descriptor.columns().get(job.column.leaves.start))
-    {
-        let walked = pages::walk(open.reader.file(), chunk, place)?;
-        if walked.adds_up && splice::applies(column, &walked.pages) {
-            let spliced = splice::splice(&open.reader, chunk, column, &walked.pages, &job.group.keep, options.zstd_level, place)?;
-            return Ok(vec![Chunk::Spliced(spliced)]);
+    let writers = match job.way {
+        Way::Splice { leaf, pages } => {
+            let (Some(chunk), Some(column)) = (metadata.columns().get(leaf), descriptor.columns().get(leaf)) else {
+                return Err(Error::internal("column missing"));
+            };
+            let made = splicer.splice(&open.reader, chunk, column, &pages, &job.group.keep, place)?;
+            return Ok(vec![Chunk::Spliced(made)]);
         }
-    }
-    let bytes: u64 = leaves.iter().filter_map(|leaf| metadata.columns().get(*leaf)).map(|chunk| chunk.uncompressed_size() as u64).sum();
+        Way::Encode(writers) => writers,
+    };
+    let own: SchemaDescPtr = open.footer.metadata().file_metadata().schema_descr_ptr();
+    let leaves = metadata.columns().iter().enumerate().filter(|(leaf, _)| own.get_column_root_idx(*leaf) == job.root);
+    let bytes: u64 = leaves.map(|(_, chunk)| chunk.uncompressed_size() as u64).sum();
     let mask = ProjectionMask::roots(open.footer.parquet_schema(), [job.root]);
     let decoded = decode(open, job.group.index, &job.group.keep, mask, bytes, place)?;
     let arrays = decoded.map(|batch| {
         let batch = batch?;
         batch.columns().first().cloned().ok_or_else(|| Error::internal("column missing in a batch"))
     });
-    encode(&job.column.field, arrays, job.writers, place)
+    encode(&job.column.field, arrays, writers, place)
 }
 
 /// Encodes the arrays of one column, one after another, into its leaves.

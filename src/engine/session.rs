@@ -81,8 +81,9 @@ impl Engine {
             .with_disk_manager_builder(disk)
             .build_arc()
             .map_err(from_datafusion)?;
-        // A sort keeps this much aside for its merge; the default of 10 MiB would refuse small budgets.
-        let merge_bytes = (options.memory_bytes / 64).clamp(1 << 20, 10 << 20);
+        // What a sort keeps aside for its merge: a share of the pool, so that small budgets are not refused and large ones merge
+        // many runs at once.
+        let merge_bytes = ((options.memory_bytes as f64 * POOL_SHARE) as usize / 5).clamp(1 << 20, 64 << 20);
         let config = SessionConfig::new()
             .with_batch_size(options.batch_rows)
             .with_target_partitions(options.threads)

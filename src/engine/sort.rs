@@ -98,10 +98,10 @@ mod tests {
     /// More rows than the pool holds are sorted through spill, and equal the sort of a vector.
     #[test]
     fn sorts_more_than_fits() {
-        let (engine, _folder) = engine(8 << 20);
+        let (engine, _folder) = engine(32 << 20);
         let schema = Arc::new(Schema::new(vec![Field::new("key", DataType::UInt64, false), Field::new("row", DataType::UInt64, false)]));
         let key = |row: u64| row.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44;
-        let total = 1_500_000_u64;
+        let total = 3_000_000_u64;
         let batch_schema = Arc::clone(&schema);
         let batches = (0..total / 1000).map(move |block| {
             let range = block * 1000..(block + 1) * 1000;

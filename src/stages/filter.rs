@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{Array as _, RecordBatch, RecordBatchOptions};
 use arrow::compute::{filter, prep_null_mask_filter};
 use arrow::datatypes::{Fields as ArrowFields, Schema, SchemaRef};
 use serde_json::{Value, json};
@@ -114,7 +114,7 @@ impl RowLocal for Filter {
         let named = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).context(Kind::Internal, || "cannot name columns".into())?;
         let passes = expr::evaluate(&self.predicate, &named)?;
         // SQL's third value counts as false.
-        let passes = prep_null_mask_filter(&passes);
+        let passes = if passes.null_count() > 0 { prep_null_mask_filter(&passes) } else { passes };
         let rows = filter(batch.column(self.row), &passes).context(Kind::Internal, || "cannot filter row numbers".into())?;
         RecordBatch::try_new(Arc::clone(&self.output), vec![rows]).context(Kind::Internal, || "cannot build the rows that pass".into())
     }

@@ -136,7 +136,7 @@ impl Drop for AsideFile {
     fn drop(&mut self) {
         if !self.finished {
             // Nothing can be done about a failure here, and a left-over hidden file harms nobody.
-            let _ = fs::remove_file(&self.temporary);
+            drop(fs::remove_file(&self.temporary));
         }
     }
 }
@@ -414,7 +414,7 @@ impl Walk<'_> {
                 }
             } else if wanted(&relative) {
                 if name.chars().any(char::is_control) {
-                    return Err(Error::input(format!("control character in a file name path={path:?}")));
+                    return Err(Error::input(format!("control character in a file name path=`{}`", relative.escape_debug())));
                 }
                 self.file(path, relative, kind.is_symlink())?;
             } else if kind.is_symlink() && path.is_dir() && depth < self.max_depth && !name.starts_with('.') {
