@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array as _, AsArray as _, BooleanBufferBuilder, RecordBatch};
-use arrow::datatypes::{Float64Type, Int64Type, UInt64Type};
+use arrow::datatypes::{Float64Type, UInt64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
@@ -257,9 +257,9 @@ fn read_texts(shard: &Shard, column: &str, rows: &[RowId]) -> Result<Vec<(RowId,
             return Err(Error::internal("a batch without the columns that were asked for"));
         };
         let values = text_values(values.as_ref())?;
-        for (index, number) in numbers.as_primitive::<Int64Type>().values().iter().enumerate() {
+        for (index, number) in numbers.as_primitive::<UInt64Type>().values().iter().enumerate() {
             let text = values.get(index).map_or(Text::Null, |text| Text::Shown(Excerpt::of(text)));
-            texts.push((RowId::try_new(shard_of(rows)?, *number as u64).ok_or_else(|| Error::internal("row above the limit"))?, text));
+            texts.push((RowId::try_new(shard_of(rows)?, *number).ok_or_else(|| Error::internal("row above the limit"))?, text));
         }
     }
     Ok(texts)
