@@ -9,6 +9,8 @@ use super::excerpt::printable;
 const MAX_CELLS: usize = 1 << 24;
 /// Words shown on each side of a difference; longer stretches that both texts have are left out between.
 const CONTEXT: usize = 12;
+/// Words shown of texts that are equal.
+const EQUAL_WORDS: usize = 60;
 
 /// Which of two texts has a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,12 +173,15 @@ pub(crate) fn paragraph(stretches: &[Stretch<'_>], colour: bool) -> String {
     text
 }
 
-/// What both texts have: near a difference in words, far from one as their number.
+/// What both texts have: near a difference in words, far from one as their number. Where nothing differs, the beginning is shown.
 fn both(text: &mut String, words: &[Word<'_>], is_first: bool, is_last: bool) {
-    let (before, after) = (if is_first { 0 } else { CONTEXT }, if is_last { 0 } else { CONTEXT });
+    let (before, after) = match (is_first, is_last) {
+        (true, true) => (EQUAL_WORDS, 0),
+        _ => (if is_first { 0 } else { CONTEXT }, if is_last { 0 } else { CONTEXT }),
+    };
     let left_out = words.len().saturating_sub(before + after);
-    // A number in the place of a few words would not be shorter; and what does not differ at all is shown.
-    if left_out <= CONTEXT || (is_first && is_last) {
+    // A number in the place of a few words would not be shorter.
+    if left_out <= CONTEXT {
         text.push_str(&printable(&joined(words)));
         return;
     }
@@ -221,6 +226,8 @@ mod tests {
         assert!(shown.contains("w59 [-old-]{+new+} w0"), "{shown}");
         assert!(shown.ends_with("w11 [... 48 words ...]"), "{shown}");
         assert_eq!(marked(&long, &long), long.trim_end());
+        let equal = marked(&long.repeat(2), &long.repeat(2));
+        assert!(equal.starts_with("w0 ") && equal.ends_with("w59 [... 60 words ...]"), "{equal}");
     }
 
     /// The length of a longest common subsequence, straight from its definition.

@@ -164,7 +164,7 @@ fn text(findings: &Findings) -> String {
             line("", &format!("providers in this build: {}; whether one works shows when a model is opened", providers.join(", ")));
         }
         Library::Missing { problem, mend } => {
-            line("ONNX Runtime", problem);
+            line("ONNX Runtime", &format!("none: {problem}"));
             if let Some(mend) = mend {
                 line("", &format!("to use model files: {mend}"));
             }

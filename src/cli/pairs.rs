@@ -271,17 +271,17 @@ fn beside(dropped: &Excerpt, kept: &Excerpt, colour: bool) -> String {
     let stretches = difference(&dropped.text, &kept.text);
     let mut text = format!("   {}\n", paragraph(&stretches, colour));
     let is_same = stretches.iter().all(|stretch| stretch.side == Side::Both);
-    let note = match (dropped.hash == kept.hash, is_same, dropped.is_clipped() || kept.is_clipped()) {
-        (true, _, _) => "the texts are equal",
-        (false, true, false) => "the texts differ in white space alone",
-        (false, true, true) => "the texts differ further on, or in white space",
-        (false, false, true) => "only the beginnings are compared",
+    let is_clipped = dropped.is_clipped() || kept.is_clipped();
+    let note = match (dropped.hash == kept.hash, is_same, is_clipped) {
+        (true, _, true) => format!("the texts are equal; {}", dropped.length()),
+        (true, _, false) => "the texts are equal".to_owned(),
+        (false, true, false) => "the texts differ in white space alone".to_owned(),
+        (false, true, true) => format!("the texts differ further on, or in white space; {}, {}", dropped.length(), kept.length()),
+        (false, false, true) => format!("of the dropped row: {}; of the kept row: {}", dropped.length(), kept.length()),
         (false, false, false) => return text,
     };
-    let _ = match (dropped.is_clipped(), kept.is_clipped()) {
-        (false, false) => writeln!(text, "   ({note})"),
-        _ => writeln!(text, "   ({note}: {} of the dropped row, {} of the kept row)", dropped.length(), kept.length()),
-    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "   ({note})");
     text
 }
 
@@ -314,7 +314,7 @@ mod tests {
         let long = "word ".repeat(500);
         assert!(
             beside(&long, &format!("{long}more"))
-                .contains("(the texts differ further on, or in white space: first 2,000 of 2,500 characters")
+                .contains("(the texts differ further on, or in white space; first 2,000 of 2,500 characters")
         );
     }
 }

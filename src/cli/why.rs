@@ -26,7 +26,7 @@ const OFFERED_IDS: usize = 3;
 /// Arguments of `why`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
-  trommel why out/quickstart --id genesis-1-1
+  trommel why out/quickstart --id verse/YLT/nt7257
   trommel why out/quickstart --row verses-0.parquet:17
   trommel why out/quickstart --row part-0.parquet:17 --source crawl --format json
 
