@@ -169,7 +169,11 @@ pub fn read_table(path: &Path, columns: Option<&[&str]>, batch_rows: usize) -> R
     let describe = || format!("cannot read an artefact path=`{}`", path.display());
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).context(Kind::State, describe)?;
     let mask = match columns {
-        Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
+        // By place: names of narrow columns have points in them.
+        Some(columns) => {
+            let roots = columns.iter().map(|name| builder.schema().index_of(name).context(Kind::State, describe)).collect::<Result<Vec<_>>>()?;
+            ProjectionMask::roots(builder.parquet_schema(), roots)
+        }
         None => ProjectionMask::all(),
     };
     builder.with_projection(mask).with_batch_size(batch_rows).build().context(Kind::State, describe)
