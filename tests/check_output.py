@@ -381,7 +381,7 @@ def check_budgets(check, plan, lineage):
         reached = [row for row in lineage if row["decision"] != "reject" and plan.reached(row, name)]
         if any(row["reason"] == "bad_vector" for row in reached):
             continue
-        keep = stage["config"]["keep"]
+        keep = stage["config"]["budget"]
         wanted = int(keep["fraction"] * len(reached) + 0.5) if "fraction" in keep else min(keep["rows"], len(reached))
         left = sum(row["stage"] != name for row in reached)
         check.expect(left == wanted, f"{left} rows left, {wanted} wanted")

@@ -57,6 +57,9 @@ fn check_trailer(file: &ShardFile) -> Result<()> {
         return Err(damaged("it does not end with PAR1"));
     }
     let footer = u64::from(u32::from_le_bytes([a, b, c, d]));
+    if footer > file.bytes() - 8 {
+        return Err(damaged("its footer is longer than the file"));
+    }
     if footer > MAX_FOOTER_BYTES as u64 {
         let message = format!("footer too long limit=`{MAX_FOOTER_BYTES}` bytes=`{footer}` path=`{}`", file.path().display());
         return Err(Error::resources(message));

@@ -87,7 +87,9 @@ impl Engine {
         let config = SessionConfig::new()
             .with_batch_size(options.batch_rows)
             .with_target_partitions(options.threads)
-            .with_sort_spill_reservation_bytes(merge_bytes);
+            .with_sort_spill_reservation_bytes(merge_bytes)
+            // What fits the pool is sorted in one piece: merging thousands of small batches takes a cursor's memory for each.
+            .with_sort_in_place_threshold_bytes(options.memory_bytes);
         let context = SessionContext::new_with_config_rt(config, environment).task_ctx();
         Ok(Self { context, runtime, options, stop: Stop::default() })
     }

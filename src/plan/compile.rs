@@ -84,7 +84,7 @@ impl Plan {
         }
         let sources = pipeline.sources.iter().enumerate().map(|(index, source)| {
             let roles = Roles { text: source.text.clone(), id: source.id_column.clone() };
-            let steps: Vec<usize> = (0..stages.len()).filter(|stage| stages[*stage].reached_by[index] && stages[*stage].config.shape() != Shape::Feature).collect();
+            let steps: Vec<usize> = (0..stages.len()).filter(|stage| stages[*stage].reached_by[index] && stages[*stage].config.scanned().is_some()).collect();
             let mut columns: Vec<String> = roles.id.iter().cloned().collect();
             let mut all = false;
             for step in &steps {

@@ -14,7 +14,9 @@ pub fn scan(plan: &Plan, source: usize, shard: &ContentHash, rows: u64) -> TaskK
     let mut key = Fingerprint::new("trommel scan").number(FORMAT).part(shard.as_bytes()).number(rows);
     key = key.part(source.roles.id.as_deref().unwrap_or("")).part(source.roles.text.as_deref().unwrap_or(""));
     for step in &source.steps {
-        key = stage(key, plan, *step);
+        let planned = &plan.stages[*step];
+        key = key.part(planned.id.as_str()).part(planned.config.kind()).number(u64::from(planned.config.version()));
+        key = key.part(planned.config.scanned().map_or_else(String::new, |config| config.to_string()));
         for input in &plan.stages[*step].inputs {
             key = match input {
                 Input::Source(other) => key.part(if *other == source_index { "source" } else { "other" }),

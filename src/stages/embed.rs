@@ -266,6 +266,10 @@ impl Stage for EmbedConfig {
         Self::canonical(self)
     }
 
+    fn scanned(&self) -> Option<Value> {
+        None
+    }
+
     fn shape(&self) -> StageShape {
         StageShape::Feature
     }

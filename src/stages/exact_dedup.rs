@@ -122,6 +122,10 @@ impl Stage for ExactDedupConfig {
         Self::canonical(self)
     }
 
+    fn scanned(&self) -> Option<Value> {
+        Some(Self::canonical(self))
+    }
+
     fn shape(&self) -> StageShape {
         StageShape::Barrier
     }

@@ -62,6 +62,10 @@ impl Stage for FilterConfig {
         Self::canonical(self)
     }
 
+    fn scanned(&self) -> Option<Value> {
+        Some(Self::canonical(self))
+    }
+
     fn shape(&self) -> StageShape {
         StageShape::RowLocal
     }

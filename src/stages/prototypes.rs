@@ -96,6 +96,10 @@ impl Stage for PrototypesConfig {
         Self::canonical(self)
     }
 
+    fn scanned(&self) -> Option<Value> {
+        None
+    }
+
     fn shape(&self) -> StageShape {
         StageShape::Barrier
     }

@@ -58,6 +58,13 @@ impl Stage for SampleConfig {
         Self::canonical(self)
     }
 
+    fn scanned(&self) -> Option<Value> {
+        Some(match self.budget {
+            Budget::Fraction(_) => Self::canonical(self),
+            Budget::Rows(_) => json!({"seed": self.seed}),
+        })
+    }
+
     fn shape(&self) -> StageShape {
         match self.budget {
             Budget::Fraction(_) => StageShape::RowLocal,

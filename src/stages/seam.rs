@@ -87,6 +87,9 @@ pub trait Stage: Debug + Send + Sync {
     fn version(&self) -> u32;
     /// The configuration with its defaults filled in, keys sorted: what the plan hashes.
     fn canonical(&self) -> Value;
+    /// What of the configuration shapes what the stage leaves in the first scan's artefact; `None` if it leaves nothing there. A
+    /// threshold that only the barrier looks at is no part of it, so that changing it scans nothing again.
+    fn scanned(&self) -> Option<Value>;
     /// Its place in the plan.
     fn shape(&self) -> Shape;
     /// What it reads of a source's shards.

@@ -159,6 +159,14 @@ impl Stage for SemanticDedupConfig {
         Self::canonical(self)
     }
 
+    fn scanned(&self) -> Option<Value> {
+        match &self.keep {
+            Keep::By { column, .. } => Some(json!({"by": column})),
+            Keep::Random => Some(json!({"seed": self.seed})),
+            _ => None,
+        }
+    }
+
     fn shape(&self) -> StageShape {
         StageShape::Barrier
     }

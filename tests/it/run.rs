@@ -294,8 +294,8 @@ fn a_sample_depends_on_rows_and_not_on_shards() {
     for cut in [1, 3, 40] {
         let corpus = Corpus::new();
         for (shard, part) in rows.chunks(400_usize.div_ceil(cut)).enumerate() {
-            // Ids are keyed by the text here, for the shard's name must not matter.
-            let batch = texts("", &part.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>());
+            // The text is the id here, for the shard's name must not matter.
+            let batch = texts("", &part.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>()).project(&[1]).unwrap();
             corpus.batch(&format!("{shard:03}.parquet"), &batch, 16);
         }
         let source = "  c: { parquet: { uri: \"in/\", text: text, id: text } }";
