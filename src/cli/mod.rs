@@ -17,12 +17,13 @@ pub mod verify;
 pub mod why;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Kind, Result};
+use crate::limits::MAX_PIPELINE_BYTES;
 use crate::plan::checked::Checked;
 use crate::run::runner::Prepared;
 use crate::storage::local;
@@ -137,7 +138,7 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Run(arguments) => run::run(&arguments, &global, &mut out),
         Command::Validate(arguments) => {
             let root = root(&global)?;
-            let bytes = local::read_to_vec(&arguments.pipeline, crate::limits::MAX_PIPELINE_BYTES as u64 + 1)?;
+            let bytes = pipeline_bytes(&arguments.pipeline)?;
             validate::run(&bytes, &arguments.pipeline, &arguments.sets, root.as_ref(), global.format == Format::Json, &mut out)
         }
         Command::Plan(arguments) => plan::plan(&arguments, &global, &mut out),
@@ -156,12 +157,17 @@ pub(crate) fn root(global: &Global) -> Result<Option<Root>> {
     global.root.as_deref().map(Root::new).transpose()
 }
 
+/// The bytes of a pipeline file; what is too long to be one is read no further than is needed to say so.
+fn pipeline_bytes(file: &Path) -> Result<Vec<u8>> {
+    local::read_to_vec(file, MAX_PIPELINE_BYTES as u64 + 1)
+        .map_err(|error| Error::usage(format!("cannot read the pipeline file path=`{}`", file.display())).caused_by(error))
+}
+
 /// Reads, checks and resolves a pipeline file.
 pub(crate) fn prepare(arguments: &PipelineArguments, global: &Global) -> Result<Prepared> {
     let root = root(global)?;
     let file = &arguments.pipeline;
-    let bytes = local::read_to_vec(file, crate::limits::MAX_PIPELINE_BYTES as u64 + 1)
-        .map_err(|error| Error::usage(format!("cannot read the pipeline file path=`{}`", file.display())).caused_by(error))?;
+    let bytes = pipeline_bytes(file)?;
     let checked = match Checked::read(&bytes, file, &arguments.sets, root.as_ref()) {
         Ok(checked) => checked,
         Err(problems) => {

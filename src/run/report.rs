@@ -51,6 +51,11 @@ impl Summary {
                 let _ = writeln!(text, "{}: {line}", stage.stage);
             }
         }
+        let _ = writeln!(text, "{:<34} {:>12}", "phase", "seconds");
+        for phase in &self.record.phases {
+            let rate = if phase.bytes > 0 && phase.seconds > 0.0 { format!("  {}/s", bytes((phase.bytes as f64 / phase.seconds) as u64)) } else { String::new() };
+            let _ = writeln!(text, "  {:<32} {:>12.2}{rate}", phase.name, phase.seconds);
+        }
         let data: u64 = self.manifest.files.iter().filter(|file| file.kind != "lineage").map(|file| file.bytes).sum();
         let input: u64 = self.manifest.inputs.iter().map(|input| input.bytes).sum();
         let _ = write!(text, "{} of shards read, {} written", bytes(input), bytes(data));

@@ -216,7 +216,10 @@ pub(super) fn schemas(plan: &Plan, snapshot: &Snapshot) -> Result<Vec<SchemaRef>
 /// Runs a pipeline.
 pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, stop_on: impl FnOnce(&Engine)) -> Result<Summary> {
     let started = (unix_seconds(), Stopwatch::start());
-    // What would be refused at the end is refused before the work.
+    // What would be refused at the end is refused before the work: folders that are one through links, an output that is there.
+    if let Err(problems) = prepared.checked.follow_links(&prepared.file, options.root.as_ref()) {
+        problems.into_result(&prepared.file.display().to_string())?;
+    }
     recover(&prepared.sink)?;
     check_free(&prepared.sink, options.overwrite)?;
     local::create_dir_all(&prepared.work)?;

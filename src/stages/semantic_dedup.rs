@@ -302,9 +302,12 @@ impl SemanticDedup {
             .map(|(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": rows as u64 - dropped}))
             .collect();
         report.insert("by_epsilon".into(), Value::Array(by_epsilon));
-        if let Some(model) = model.filter(|_| members.len() > 1) {
-            report.insert("efficiency".into(), efficiency(gathered, &model, &cells, &members, thresholds.first()));
-        }
+        let efficiency = match model.filter(|_| members.len() > 1) {
+            Some(model) => efficiency(gathered, &model, &cells, &members, thresholds.first()),
+            // In one cell all pairs are compared.
+            None => json!({"eta_percent": 100.0}),
+        };
+        report.insert("efficiency".into(), efficiency);
         Ok((drops, report))
     }
 }

@@ -5,6 +5,7 @@
 mod architecture;
 mod dedup;
 mod doctor;
+mod embed_onnxruntime;
 mod fixture;
 mod help;
 mod init;
