@@ -355,6 +355,7 @@ fn onnxruntime_options(environment: &ort::environment::Environment, provider: Pr
 }
 
 /// Without the builder that could be recovered from the error.
+#[expect(clippy::needless_pass_by_value, reason = "it stands behind `map_err`")]
 fn plain(error: ort::Error<SessionBuilder>) -> ort::Error {
     ort::Error::new_with_code(error.code(), error.message().to_owned())
 }

@@ -33,6 +33,7 @@ impl WordPiece {
         let Some(PreTokenizerWrapper::BertPreTokenizer(_)) = tokenizer.get_pre_tokenizer() else { return None };
         let ModelWrapper::WordPiece(model) = tokenizer.get_model() else { return None };
         let mut added: Vec<Box<[u8]>> = Vec::new();
+        #[expect(clippy::iter_over_hash_type, reason = "the tokens are sorted below")]
         for token in tokenizer.get_added_tokens_decoder().values() {
             let plain = !(token.normalized || token.single_word || token.lstrip || token.rstrip);
             if !plain || token.content.is_empty() || token.content.contains(char::is_whitespace) {
