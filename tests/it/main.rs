@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and read files, and measure, themselves")]
 
 mod architecture;
+mod embed_onnxruntime;
 mod fixture;
 mod run;
 mod semantic_rules;
