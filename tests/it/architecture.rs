@@ -21,7 +21,7 @@ const ALGORITHMS: usize = 2;
 const DOORS: &[(&str, &[&str])] = &[
     ("datafusion", &["src/engine/"]),
     ("ort", &["src/embed/runtime.rs"]),
-    ("ort_tract", &["src/embed/runtime.rs"]),
+    ("tract_onnx", &["src/embed/tract.rs"]),
     ("tokenizers", &["src/embed/"]),
     ("serde_saphyr", &["src/config/load.rs"]),
     ("indicatif", &["src/telemetry/"]),
