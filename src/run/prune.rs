@@ -41,9 +41,10 @@ struct Job {
 /// The lineage columns that `annotate` adds, each with the name that it gets.
 const ANNOTATIONS: [&str; 7] = ["decision", "stage", "reason", "kept_source", "kept_shard", "kept_row", "score"];
 
-/// Writes the dataset's shards under `folder`, where the lineage already is. `kept` counts the rows that each shard keeps.
-pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, kept: &[u64]) -> Result<Vec<DataFile>> {
-    let jobs = Arc::new(jobs(cx, kept));
+/// Writes the dataset's shards under `folder`. The lineage need be there only
+/// where the sink annotates.
+pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path) -> Result<Vec<DataFile>> {
+    let jobs = Arc::new(jobs(cx)?);
     let results: Arc<Mutex<Vec<DataFile>>> = Arc::default();
     let tasks = jobs.iter().enumerate().map(|(index, job)| Descriptor {
         ordinal: index,
@@ -66,7 +67,7 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, kept: &[u64]) -> 
     Ok(files)
 }
 
-fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
+fn jobs(cx: &RunContext) -> Result<Vec<Job>> {
     let sink = &cx.plan.sink;
     let kinds: &[&'static str] = match sink.write {
         Write::Data | Write::Annotate => &["data"],
@@ -89,10 +90,12 @@ fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
             }
             Layout::Packed { target_bytes } => {
                 let shards: Vec<&Shard> = cx.snapshot.shards.iter().collect();
+                let count = |shard: &&Shard| Ok(cx.live_at_end(shard)?.on(cx.plan.sink_input).count_set_bits() as u64);
+                let kept = shards.iter().map(count).collect::<Result<Vec<u64>>>()?;
                 let rows: Vec<u64> = match (kind, sink.write) {
                     (_, Write::Annotate) => shards.iter().map(|shard| shard.rows_used).collect(),
-                    ("dropped", _) => shards.iter().zip(kept).map(|(shard, kept)| shard.rows_used - kept).collect(),
-                    _ => kept.to_vec(),
+                    ("dropped", _) => shards.iter().zip(&kept).map(|(shard, kept)| shard.rows_used - kept).collect(),
+                    _ => kept,
                 };
                 for (index, pack) in pack::plan(&shards, &rows, target_bytes).into_iter().enumerate() {
                     if let Some(first) = shards.get(pack.shards.start) {
@@ -106,7 +109,7 @@ fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
             }
         }
     }
-    jobs
+    Ok(jobs)
 }
 
 fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {

@@ -13,7 +13,7 @@ use super::report::Summary;
 use super::scan::ScanTask;
 use super::task::{Descriptor, run_tasks};
 use super::{barrier, feature, lineage, prune};
-use crate::config::model::Source;
+use crate::config::model::{Source, Write};
 use crate::dataset::schema::{NeededColumn, Wanted, reconcile};
 use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
 use crate::embed::{Embedder, ModelFiles, runtime};
@@ -310,10 +310,22 @@ async fn carry_out(
     let folder = publication.folder().to_owned();
     local::create_dir_all(&folder.join("lineage"))?;
     let phase = telemetry.phase("lineage", cx.snapshot.shards.len() as u64, 0);
-    let lineages = lineage::write(&cx, &folder, &run_id.to_string()).await?;
-    phase.finish();
-    let kept: Vec<u64> = lineages.iter().map(|lineage| lineage.kept).collect();
-    let data = prune::write(&cx, &folder, &kept).await?;
+    let run_name = run_id.to_string();
+    let lineage = lineage::write(&cx, &folder, &run_name);
+    // The shards do not wait for the lineage, unless they are annotated with it.
+    let (lineages, data) = if cx.plan.sink.write == Write::Annotate {
+        let lineages = lineage.await?;
+        phase.finish();
+        (lineages, prune::write(&cx, &folder).await?)
+    } else {
+        let lineage = async {
+            let lineages = lineage.await;
+            phase.finish();
+            lineages
+        };
+        let (lineages, data) = futures::join!(lineage, prune::write(&cx, &folder));
+        (lineages?, data?)
+    };
 
     let manifest = manifest_of(&cx, canonical, run_id.to_string(), &lineages, &data, &reports);
     check_sums(&manifest, &data)?;
@@ -448,7 +460,6 @@ fn manifest_of(
 
 /// Sums of the lineage against what the files hold.
 fn check_sums(manifest: &Manifest, data: &[DataFile]) -> Result<()> {
-    use crate::config::model::Write;
     let of = |kind: &str| data.iter().filter(|file| file.kind == kind).map(|file| file.written.rows).sum::<u64>();
     let write = manifest.plan.pointer("/sink/write").and_then(Value::as_str).and_then(Write::from_word).unwrap_or(Write::Data);
     let rows = &manifest.rows;

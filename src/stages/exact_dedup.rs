@@ -218,12 +218,7 @@ impl RowLocal for Fingerprinter {
         let rows = batch.num_rows();
         let (mut high, mut low, mut lengths) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::new());
         for row in 0..rows {
-            self.buffer.clear();
-            let mut length = 0;
-            for column in &values {
-                length += column.append(row, &self.steps, &mut self.normaliser, &mut self.buffer);
-            }
-            let hash = blake3::hash(&self.buffer);
+            let (hash, length) = self.hash(&values, row);
             let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *hash.as_bytes();
             high.push(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
             low.push(u64::from_le_bytes([i, j, k, l, m, n, o, p]));
@@ -241,6 +236,28 @@ impl RowLocal for Fingerprinter {
         RecordBatch::try_new(Arc::clone(&self.output), columns).context(Kind::Internal, || "cannot build fingerprints".into())
     }
 }
+
+impl Fingerprinter {
+    /// The hash of a row's values, and their bytes in the shard.
+    fn hash(&mut self, values: &[Values<'_>], row: usize) -> (blake3::Hash, usize) {
+        // A long text that is taken as it stands is hashed where it lies.
+        if let ([Values::Text(text)], []) = (values, self.steps.as_slice())
+            && let Some(text) = text.get(row).filter(|text| text.len() >= LONG_TEXT)
+        {
+            self.buffer.clear();
+            tag(TEXT, text.len(), &mut self.buffer);
+            return (blake3::Hasher::new().update(&self.buffer).update(text.as_bytes()).finalize(), text.len());
+        }
+        self.buffer.clear();
+        let length = values.iter().map(|column| column.append(row, &self.steps, &mut self.normaliser, &mut self.buffer)).sum();
+        (blake3::hash(&self.buffer), length)
+    }
+}
+
+/// From this length on, copying a text costs more than starting a hasher.
+const LONG_TEXT: usize = 2048;
+/// The tag of a text.
+const TEXT: u8 = 1;
 
 /// One column's values as bytes.
 enum Values<'a> {
@@ -269,7 +286,7 @@ impl<'a> Values<'a> {
             Self::Text(text) => {
                 let Some(text) = text.get(row) else { return null(buffer) };
                 let length = text.len();
-                tagged(1, normalise(steps, text, normaliser).as_bytes(), buffer);
+                tagged(TEXT, normalise(steps, text, normaliser).as_bytes(), buffer);
                 return length;
             }
             Self::Binary(array) if array.is_valid(row) => (2, array.value(row)),
@@ -286,9 +303,13 @@ fn null(buffer: &mut Vec<u8>) -> usize {
     0
 }
 
-fn tagged(tag: u8, bytes: &[u8], buffer: &mut Vec<u8>) {
+fn tag(tag: u8, length: usize, buffer: &mut Vec<u8>) {
     buffer.push(tag);
-    buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    buffer.extend_from_slice(&(length as u64).to_le_bytes());
+}
+
+fn tagged(kind: u8, bytes: &[u8], buffer: &mut Vec<u8>) {
+    tag(kind, bytes.len(), buffer);
     buffer.extend_from_slice(bytes);
 }
 

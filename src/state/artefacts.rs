@@ -92,7 +92,7 @@ impl Artefacts {
     /// Ends a task: its files are there, and now they count.
     pub fn commit(&self, key: &TaskKey, receipt: &Receipt) -> Result<()> {
         let text = serde_json::to_vec(receipt).context(Kind::Internal, || "cannot write a receipt".into())?;
-        local::write_file(&self.receipt_path(key), &text)?;
+        local::write_file_unsynced(&self.receipt_path(key), &text)?;
         Ok(())
     }
 
@@ -155,11 +155,11 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Ends the table: it is on disk when this returns.
+    /// Ends the table. It need not be on disk when this returns: a receipt counts only while the bytes have its hash.
     pub fn finish(self) -> Result<ReceiptFile> {
         let (name, rows) = (self.name, self.rows);
         let file = self.writer.into_inner().context(Kind::Storage, || format!("cannot write an artefact name=`{name}`"))?;
-        let written = file.finish()?;
+        let written = file.finish_unsynced()?;
         Ok(ReceiptFile { name, bytes: written.bytes, blake3: written.hash.to_string(), rows })
     }
 }
