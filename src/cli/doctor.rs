@@ -41,6 +41,8 @@ struct Findings {
     cpu_features: Vec<Feature>,
     memory_bytes: Option<u64>,
     budget_bytes: usize,
+    free_disk_bytes: Option<u64>,
+    open_files_limit: Option<u64>,
     builtin_model: &'static str,
     onnxruntime: Library,
     nvidia_driver: Option<String>,
@@ -74,6 +76,8 @@ pub(crate) fn doctor(arguments: &DoctorArguments, global: &Global, out: &mut dyn
         cpu_features: cpu_features(),
         memory_bytes: memory::machine_bytes(),
         budget_bytes: options.memory_bytes,
+        free_disk_bytes: local::free_bytes(".".as_ref()),
+        open_files_limit: memory::open_files_limit(),
         builtin_model: "tract",
         onnxruntime: library(&options),
         nvidia_driver: nvidia_driver(),
@@ -157,6 +161,8 @@ fn text(findings: &Findings) -> String {
     }
     let machine = findings.memory_bytes.map_or_else(|| "unknown".to_owned(), bytes);
     line("memory", &format!("{machine}; a run takes up to {}", bytes(findings.budget_bytes as u64)));
+    line("free disk", &format!("{} in this folder", findings.free_disk_bytes.map_or_else(|| "unknown".to_owned(), bytes)));
+    line("open files", &findings.open_files_limit.map_or_else(|| "no limit known".to_owned(), |limit| format!("{limit} at most")));
     line("built-in model", &format!("runs on {}, inside the program", findings.builtin_model));
     match &findings.onnxruntime {
         Library::Found { path, found_by, version, build: _, providers } => {

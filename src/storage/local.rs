@@ -252,6 +252,15 @@ pub fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| io_error("cannot open", path, error))
 }
 
+/// Bytes that this process may still write to the file system of `path`; `None` where the system does not say.
+#[must_use]
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(path).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+    #[cfg(not(unix))]
+    None
+}
+
 /// Whether this is a folder without entries.
 ///
 /// # Errors
