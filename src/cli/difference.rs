@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn long_common_stretches_are_left_out() {
-        let long: String = (0..60).map(|word| format!("w{word} ")).collect();
+        let long = (0..60).map(|word| format!("w{word}")).collect::<Vec<_>>().join(" ") + " ";
         let shown = marked(&format!("{long} old {long}"), &format!("{long} new {long}"));
         assert!(shown.starts_with("[... 48 words ...] w48 w49"), "{shown}");
         assert!(shown.contains("w59 [-old-]{+new+} w0"), "{shown}");

@@ -180,7 +180,11 @@ impl RunContext {
     }
 
     /// The document ids of one shard, in row order; nulls where the source has none.
-    pub(super) fn for_each_doc_id_batch(&self, shard: &Shard, mut each: impl FnMut(&arrow::array::StringArray) -> Result<()>) -> Result<()> {
+    pub(super) fn for_each_doc_id_batch(
+        &self,
+        shard: &Shard,
+        mut each: impl FnMut(&arrow::array::StringArray) -> Result<()>,
+    ) -> Result<()> {
         let path = self.artefacts.file(&self.scans[shard.id.ordinal()], TABLE);
         let has_id = self.plan.sources[shard.source].roles.id.is_some();
         let columns: &[&str] = if has_id { &[super::scan::DOC_ID] } else { &[ROW] };

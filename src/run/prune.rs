@@ -81,7 +81,11 @@ fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
     for kind in kinds.iter().copied() {
         match sink.layout {
             Layout::Mirror => {
-                jobs.extend(cx.snapshot.shards.iter().map(|shard| Job { path: under(kind, shard, &shard.path), kind, shards: vec![shard.id.ordinal()] }));
+                jobs.extend(cx.snapshot.shards.iter().map(|shard| Job {
+                    path: under(kind, shard, &shard.path),
+                    kind,
+                    shards: vec![shard.id.ordinal()],
+                }));
             }
             Layout::Packed { target_bytes } => {
                 let shards: Vec<&Shard> = cx.snapshot.shards.iter().collect();
@@ -92,7 +96,11 @@ fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
                 };
                 for (index, pack) in pack::plan(&shards, &rows, target_bytes).into_iter().enumerate() {
                     if let Some(first) = shards.get(pack.shards.start) {
-                        jobs.push(Job { path: under(kind, first, &format!("part-{index:06}.parquet")), kind, shards: pack.shards.collect() });
+                        jobs.push(Job {
+                            path: under(kind, first, &format!("part-{index:06}.parquet")),
+                            kind,
+                            shards: pack.shards.collect(),
+                        });
                     }
                 }
             }
@@ -107,12 +115,14 @@ fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
     if let Some(parent) = path.parent() {
         local::create_dir_all(parent)?;
     }
-    let first = job.shards.first().and_then(|shard| cx.snapshot.shards.get(*shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
+    let first =
+        job.shards.first().and_then(|shard| cx.snapshot.shards.get(*shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
     let annotate = sink.write == Write::Annotate;
     let extra = extra_fields(cx, annotate)?;
     for field in &extra {
         if first.schema.field_with_name(field.name()).is_ok() {
-            return Err(Error::input(format!("an added column is in the shards already column=`{}`", field.name())).hint("give the stage another id"));
+            return Err(Error::input(format!("an added column is in the shards already column=`{}`", field.name()))
+                .hint("give the stage another id"));
         }
     }
     let options = WriterOptions { zstd_level: sink.zstd_level, row_group_rows: sink.row_group_rows, extra: extra.clone(), copy: true };
@@ -150,7 +160,11 @@ fn extra_fields(cx: &RunContext, annotate: bool) -> Result<Vec<FieldRef>> {
     }
     for stage in &cx.plan.add {
         let item = Arc::new(Field::new("item", DataType::Float32, false));
-        fields.push(Arc::new(Field::new(cx.plan.stages[*stage].id.as_str(), DataType::FixedSizeList(item, dimensions(cx, *stage)? as i32), true)));
+        fields.push(Arc::new(Field::new(
+            cx.plan.stages[*stage].id.as_str(),
+            DataType::FixedSizeList(item, dimensions(cx, *stage)? as i32),
+            true,
+        )));
     }
     Ok(fields)
 }
@@ -175,7 +189,8 @@ fn annotations(folder: &Path, shard: &Shard) -> Result<Vec<ArrayRef>> {
     ANNOTATIONS
         .iter()
         .map(|name| {
-            let parts: Vec<&dyn arrow::array::Array> = batches.iter().filter_map(|batch| batch.column_by_name(name).map(AsRef::as_ref)).collect();
+            let parts: Vec<&dyn arrow::array::Array> =
+                batches.iter().filter_map(|batch| batch.column_by_name(name).map(AsRef::as_ref)).collect();
             if parts.is_empty() {
                 let field = lineage::schema();
                 let field = field.field_with_name(name).context(Kind::Internal, || "lineage lacks a column".into())?;
@@ -212,8 +227,9 @@ fn vectors(cx: &RunContext, shard: &Shard, stage: usize) -> Result<ArrayRef> {
     }
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let nulls: Option<NullBuffer> = None;
-    let list = FixedSizeListArray::try_new_with_length(item, dimensions as i32, Arc::new(Float32Array::from(values)), nulls, count as usize)
-        .context(Kind::Internal, internal)?;
+    let list =
+        FixedSizeListArray::try_new_with_length(item, dimensions as i32, Arc::new(Float32Array::from(values)), nulls, count as usize)
+            .context(Kind::Internal, internal)?;
     if list.is_empty() {
         return Ok(arrow::array::new_null_array(list.data_type(), rows));
     }

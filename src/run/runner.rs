@@ -26,7 +26,7 @@ use crate::plan::compile::Plan;
 use crate::plan::task;
 use crate::stages::StageConfig;
 use crate::stages::embed::{EmbedInput, ModelSource};
-use crate::stages::seam::{SharedEmbedder, Shape};
+use crate::stages::seam::{Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
 use crate::state::commit::{Publication, check_free, recover};
 use crate::state::lineage::file_name;
@@ -126,7 +126,7 @@ impl Prepared {
         for (index, config, text) in wanted {
             let stage = &self.plan.stages[index].id;
             let source = self.model_source(&text.model, options.root.as_ref())?;
-            let files = ModelFiles::load(&source, |path, limit| local::read_to_vec(path, limit))?;
+            let files = ModelFiles::load(&source, local::read_to_vec)?;
             let embedder = Embedder::open(backend, &files, text.options(config, options.threads, session_bytes))
                 .map_err(|error| error.context(format!("stage `{stage}` cannot embed")))?;
             for note in embedder.notes() {
@@ -199,8 +199,11 @@ pub(super) fn schemas(plan: &Plan, snapshot: &Snapshot) -> Result<Vec<SchemaRef>
                     let shadowed = |name: &String| name == role && declared.as_deref().is_some_and(|column| column != role);
                     let in_shards = snapshot.shards.iter().any(|shard| shard.source == index && shard.schema.field_with_name(role).is_ok());
                     if needs.columns.iter().any(shadowed) && in_shards {
-                        return Err(Error::input(format!("`{role}` is ambiguous: the role is another column than the one of that name stage=`{}` source=`{}`", stage.id, source.id))
-                            .hint(format!("rename the column `{role}`, or declare it as the role")));
+                        return Err(Error::input(format!(
+                            "`{role}` is ambiguous: the role is another column than the one of that name stage=`{}` source=`{}`",
+                            stage.id, source.id
+                        ))
+                        .hint(format!("rename the column `{role}`, or declare it as the role")));
                     }
                 }
                 for name in &needs.columns {
@@ -361,7 +364,12 @@ async fn scan(context: &RunContext, schemas: &[SchemaRef]) -> Result<(u64, u64)>
     tasks.sort_by_key(|task| task.ordinal);
     let ran = tasks.len() as u64;
     let scans: Vec<ScanTask> = (0..context.plan.sources.len())
-        .map(|source| ScanTask { plan: Arc::clone(&context.plan), source, schema: Arc::clone(&schemas[source]), batch_rows: context.engine.batch_rows() })
+        .map(|source| ScanTask {
+            plan: Arc::clone(&context.plan),
+            source,
+            schema: Arc::clone(&schemas[source]),
+            batch_rows: context.engine.batch_rows(),
+        })
         .collect();
     let phase = context.telemetry.phase("scan", ran, tasks.iter().map(|task| task.bytes).sum());
     let (snapshot, artefacts, stop) = (Arc::clone(&context.snapshot), context.artefacts.clone(), context.engine.stop().clone());

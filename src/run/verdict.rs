@@ -12,7 +12,7 @@ use super::context::RunContext;
 use crate::dataset::snapshot::Shard;
 use crate::error::{Error, Result};
 use crate::ids::RowId;
-use crate::stages::seam::{Shape};
+use crate::stages::seam::Shape;
 use crate::state::artefacts::{read_table, unreadable};
 
 /// Why a row is not in the output.
@@ -69,7 +69,14 @@ impl<'a> Verdicts<'a> {
             }
             let drop = match cursor {
                 Some(cursor) => cursor.seek(row as u64, *stage)?,
-                None => Drop { stage: *stage, reason: row_local_reason(self.cx, *stage).into(), kept: None, score: None, detail: None, others: Vec::new() },
+                None => Drop {
+                    stage: *stage,
+                    reason: row_local_reason(self.cx, *stage).into(),
+                    kept: None,
+                    score: None,
+                    detail: None,
+                    others: Vec::new(),
+                },
             };
             drops.push(drop);
         }
@@ -83,8 +90,10 @@ impl<'a> Verdicts<'a> {
         let mut drop = drops.remove(primary);
         drop.others = drops.iter().map(|drop| drop.stage).collect();
         if !drops.is_empty() {
-            let others: Vec<Value> = drops.iter().map(|drop| json!({"reason": drop.reason, "stage": self.cx.plan.stages[drop.stage].id.as_str()})).collect();
-            let mut detail: Map<String, Value> = drop.detail.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            let others: Vec<Value> =
+                drops.iter().map(|drop| json!({"reason": drop.reason, "stage": self.cx.plan.stages[drop.stage].id.as_str()})).collect();
+            let mut detail: Map<String, Value> =
+                drop.detail.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
             detail.insert("also".into(), Value::Array(others));
             drop.detail = Some(Value::Object(detail).to_string());
         }
@@ -133,7 +142,8 @@ impl Cursor {
                     return Ok(drop);
                 }
             }
-            let batch = self.table.next().ok_or_else(|| Error::state(format!("a table of drops ends early path=`{}`", self.path.display())))?;
+            let batch =
+                self.table.next().ok_or_else(|| Error::state(format!("a table of drops ends early path=`{}`", self.path.display())))?;
             self.fill(&batch.map_err(|error| unreadable(&self.path, error))?, stage);
         }
     }

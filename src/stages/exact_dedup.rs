@@ -255,9 +255,11 @@ impl<'a> Values<'a> {
         if is_text(array.data_type()) {
             return text_values(array.as_ref()).map(Self::Text);
         }
-        let binary = matches!(array.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_));
+        let binary =
+            matches!(array.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_));
         let target = if binary { DataType::Binary } else { DataType::Utf8 };
-        let array = cast(array, &target).context(Kind::Input, || format!("a column of this type cannot be compared type=`{}`", array.data_type()))?;
+        let array = cast(array, &target)
+            .context(Kind::Input, || format!("a column of this type cannot be compared type=`{}`", array.data_type()))?;
         Ok(if binary { Self::Binary(array.as_binary::<i32>().clone()) } else { Self::Other(array.as_string::<i32>().clone()) })
     }
 
@@ -297,7 +299,7 @@ struct ExactDedup {
 }
 
 impl Barrier for ExactDedup {
-    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let mut keys = vec![SortKey::ascending(HIGH), SortKey::ascending(LOW)];
             match &self.keep {
@@ -313,7 +315,9 @@ impl Barrier for ExactDedup {
                 let mut drops = Drops::default();
                 for ((high, low), row) in high.values().iter().zip(low.values()).zip(rows.values()) {
                     match group {
-                        Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None),
+                        Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => {
+                            drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None);
+                        }
                         _ => group = Some((*high, *low, *row)),
                     }
                 }

@@ -139,7 +139,8 @@ impl TableWriter {
             properties = properties.set_column_encoding(ColumnPath::from(field.name().as_str()), Encoding::DELTA_BINARY_PACKED);
         }
         let file = local::AsideFile::create(&folder.join(name))?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build())).context(Kind::Internal, || "cannot start an artefact".into())?;
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build()))
+            .context(Kind::Internal, || "cannot start an artefact".into())?;
         Ok(Self { name: name.to_owned(), writer, rows: 0 })
     }
 
@@ -171,7 +172,8 @@ pub fn read_table(path: &Path, columns: Option<&[&str]>, batch_rows: usize) -> R
     let mask = match columns {
         // By place: names of narrow columns have points in them.
         Some(columns) => {
-            let roots = columns.iter().map(|name| builder.schema().index_of(name).context(Kind::State, describe)).collect::<Result<Vec<_>>>()?;
+            let roots =
+                columns.iter().map(|name| builder.schema().index_of(name).context(Kind::State, describe)).collect::<Result<Vec<_>>>()?;
             ProjectionMask::roots(builder.parquet_schema(), roots)
         }
         None => ProjectionMask::all(),
@@ -182,11 +184,15 @@ pub fn read_table(path: &Path, columns: Option<&[&str]>, batch_rows: usize) -> R
 /// The schema of a narrow table.
 pub fn table_schema(path: &Path) -> Result<SchemaRef> {
     let file = local::open(path)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).context(Kind::State, || format!("cannot read an artefact path=`{}`", path.display()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+        .context(Kind::State, || format!("cannot read an artefact path=`{}`", path.display()))?;
     Ok(builder.schema().clone())
 }
 
 /// The failure of a narrow table that can no longer be read.
+#[must_use]
 pub fn unreadable(path: &Path, error: arrow::error::ArrowError) -> Error {
-    Error::state(format!("cannot read an artefact path=`{}`", path.display())).caused_by(error).hint("delete the work folder and run again: results do not change")
+    Error::state(format!("cannot read an artefact path=`{}`", path.display()))
+        .caused_by(error)
+        .hint("delete the work folder and run again: results do not change")
 }

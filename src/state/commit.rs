@@ -63,7 +63,8 @@ impl Publication {
         check_free(&self.sink, self.overwrite)?;
         let old = beside(&self.sink, "old")?;
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let intent = serde_json::to_vec(&Intent { part: name(&self.part), old: name(&old) }).context(Kind::Internal, || "cannot write the intent".into())?;
+        let intent = serde_json::to_vec(&Intent { part: name(&self.part), old: name(&old) })
+            .context(Kind::Internal, || "cannot write the intent".into())?;
         local::write_file(&beside(&self.sink, "intent")?, &intent)?;
         finish(&self.sink, &self.part, &old)
     }
@@ -80,7 +81,8 @@ pub fn check_free(sink: &Path, overwrite: bool) -> Result<()> {
         return Ok(());
     }
     if !overwrite {
-        return Err(Error::usage(format!("the output exists already path=`{}`", sink.display())).hint("name another folder, or replace it with --overwrite"));
+        return Err(Error::usage(format!("the output exists already path=`{}`", sink.display()))
+            .hint("name another folder, or replace it with --overwrite"));
     }
     if local::exists(&Manifest::path(sink))? || local::is_empty_dir(sink)? {
         return Ok(());
@@ -99,7 +101,11 @@ pub fn recover(sink: &Path) -> Result<()> {
         .context(Kind::State, || format!("cannot read an intent path=`{}`", path.display()))?;
     let confined = |name: &str| -> Result<PathBuf> {
         let plain = !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
-        if plain { Ok(sink.with_file_name(name)) } else { Err(Error::state(format!("an intent names a path outside its folder name=`{name}`"))) }
+        if plain {
+            Ok(sink.with_file_name(name))
+        } else {
+            Err(Error::state(format!("an intent names a path outside its folder name=`{name}`")))
+        }
     };
     finish(sink, &confined(&intent.part)?, &confined(&intent.old)?)
 }
@@ -125,6 +131,7 @@ fn finish(sink: &Path, part: &Path, old: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the states that a killed run leaves")]
 mod tests {
     use super::*;
 

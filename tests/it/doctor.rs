@@ -19,7 +19,8 @@ fn it_says_what_the_machine_has() {
         _ => assert!(library["mend"].as_str().unwrap().contains("pip install onnxruntime"), "{library}"),
     }
     let text = trommel(corpus.path(), &["doctor"]).ok().stdout;
-    for line in ["trommel  ", "cores  ", "memory  ", "free disk  ", "open files  ", "built-in model  ", "ONNX Runtime  ", "NVIDIA driver  "] {
+    for line in ["trommel  ", "cores  ", "memory  ", "free disk  ", "open files  ", "built-in model  ", "ONNX Runtime  ", "NVIDIA driver  "]
+    {
         assert_eq!(text.lines().filter(|found| found.starts_with(line)).count(), 1, "{line}: {text}");
     }
 }
