@@ -3,7 +3,11 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and read files, and measure, themselves")]
 
 mod architecture;
+mod columns;
+mod faults;
 mod fixture;
+mod row_local;
 mod run;
 mod semantic_rules;
 mod validate;
+mod vectors;
