@@ -128,6 +128,16 @@ fn outside_things_are_named_behind_their_door_only() {
     assert!(wrong.is_empty(), "doors crossed:\n{}", wrong.join("\n"));
 }
 
+/// A hash join holds one side in memory whatever the budget is: barriers group by sorting, which spills.
+#[test]
+fn barriers_sort_and_never_join_by_hash() {
+    for (file, lines) in files() {
+        for (number, line) in lines {
+            assert!(!line.contains("HashJoin"), "{file}:{number}: {line}");
+        }
+    }
+}
+
 #[test]
 fn the_top_level_holds_what_the_design_names() {
     let allowed = ["Cargo.toml", "Cargo.lock", "src", "pipelines", "tests", "sample_data", "README.md", "LICENSE", "CHANGELOG.md"];

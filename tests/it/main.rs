@@ -6,14 +6,19 @@
 #![allow(clippy::struct_field_names, reason = "lineage rows name their columns as the files do")]
 
 mod architecture;
+mod architecture;
+mod columns;
 mod dedup;
 mod doctor;
 mod embed_onnxruntime;
+mod faults;
 mod fixture;
 mod help;
 mod init;
 mod pairs;
+mod row_local;
 mod run;
 mod semantic_rules;
 mod validate;
+mod vectors;
 mod why;

@@ -1,0 +1,133 @@
+//! The law of row-local operators, for every one that a stage builds: `apply(a ++ b) == apply(a) ++ apply(b)`. Batches therefore
+//! change speed alone.
+
+use std::sync::Arc;
+
+use arrow::array::{Array as _, ArrayRef, Float64Array, Int64Array, LargeStringArray, RecordBatch, StringArray, UInt64Array};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Schema};
+use proptest::prelude::*;
+use trommel::ids::StageId;
+use trommel::stages::exact_dedup::Normalize;
+use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
+use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
+use trommel::stages::semantic_dedup::{OnEqual, Rule};
+use trommel::stages::{ExactDedupConfig, FilterConfig, SampleConfig, SemanticDedupConfig};
+
+/// One row: id, text, number, score.
+type Row = (Option<String>, Option<String>, Option<i64>, Option<f64>);
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let text = || proptest::option::of(prop_oneof!["[a-cA-C ]{0,6}", "\\PC{0,12}", Just("e\u{301} ﬁ  É,.".to_owned())]);
+    let score = proptest::option::of(prop_oneof![any::<f64>(), Just(f64::NAN), Just(-0.0), -2.0..2.0]);
+    proptest::collection::vec((text(), text(), proptest::option::of(-3i64..400), score), 0..40)
+}
+
+fn batch(rows: &[Row], text: &DataType) -> RecordBatch {
+    let numbers: ArrayRef = Arc::new(UInt64Array::from_iter_values(5..5 + rows.len() as u64));
+    let texts = StringArray::from_iter(rows.iter().map(|row| row.1.as_deref()));
+    let columns: [(&str, ArrayRef, bool); 5] = [
+        ("id", Arc::new(LargeStringArray::from_iter(rows.iter().map(|row| row.0.as_deref()))), true),
+        ("body", cast(&texts, text).unwrap(), true),
+        ("n", Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.2))), true),
+        ("score", Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.3))), true),
+        (ROW, numbers, false),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
+fn exact(columns: &[&str], normalize: &[Normalize], keep: Keep) -> Box<dyn Stage> {
+    Box::new(ExactDedupConfig { columns: columns.iter().map(|column| (*column).to_owned()).collect(), normalize: normalize.to_vec(), keep })
+}
+
+fn semantic(keep: Keep) -> Box<dyn Stage> {
+    Box::new(SemanticDedupConfig {
+        epsilon: 0.1,
+        embedding: None,
+        rule: Rule::Star,
+        keep,
+        on_equal: OnEqual::Keep,
+        k: Clusters::Auto,
+        iterations: 20,
+        seed: 9,
+        report: Vec::new(),
+        on_bad_vector: OnBadVector::Keep,
+    })
+}
+
+/// A stage for every operator that there is, and for what its configuration changes in it.
+fn stages() -> Vec<Box<dyn Stage>> {
+    let filter = |predicate: &str| -> Box<dyn Stage> { Box::new(FilterConfig { predicate: predicate.to_owned() }) };
+    let sample = |budget| -> Box<dyn Stage> { Box::new(SampleConfig { budget, seed: 3 }) };
+    let by = |column: &str, order| Keep::By { column: column.to_owned(), order };
+    let all = [Normalize::Nfkc, Normalize::Lowercase, Normalize::StripPunctuation, Normalize::CollapseWhitespace];
+    vec![
+        filter("length(text) > 2"),
+        filter("n % 7 <> 3 or (score > 0 and text like 'a%')"),
+        filter("regexp_like(text, '^[a-c]') is not false"),
+        filter("true"),
+        sample(Budget::Fraction(0.5)),
+        sample(Budget::Rows(7)),
+        exact(&["text"], &[], Keep::First),
+        exact(&["text"], &all, Keep::Last),
+        exact(&["text", "n"], &[Normalize::Nfc], Keep::Longest),
+        exact(&["n", "text", "score"], &all, Keep::Shortest),
+        exact(&["text"], &[Normalize::CollapseWhitespace], by("score", Order::Descending)),
+        exact(&["n"], &[], by("id", Order::Ascending)),
+        semantic(by("n", Order::Ascending)),
+        semantic(by("text", Order::Descending)),
+        semantic(Keep::Random),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn batches_can_be_cut_anywhere(rows in rows(), cuts in proptest::collection::vec(0usize..40, 1..4), encoding in 0usize..4, with_id in any::<bool>()) {
+        let encodings = [DataType::Utf8, DataType::LargeUtf8, DataType::Utf8View, DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))];
+        let whole = batch(&rows, &encodings[encoding]);
+        let roles = Roles { text: Some("body".into()), id: with_id.then(|| "id".into()) };
+        let schema = whole.schema();
+        let id = StageId::new("s");
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(rows.len())).chain([0, rows.len()]).collect();
+        cuts.sort_unstable();
+        for stage in stages() {
+            let build = || stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema }).unwrap().unwrap();
+            let mut operator = build();
+            let at_once = operator.apply(&whole).unwrap();
+            let made: Vec<_> = operator.makes().iter().map(|field| field.name().clone()).collect();
+            prop_assert_eq!(at_once.num_columns(), 1 + made.len(), "{:?}", &stage);
+            // One operator sees all parts, and it has seen the whole before: it keeps nothing.
+            let parts: Vec<RecordBatch> = cuts.windows(2).map(|cut| operator.apply(&whole.slice(cut[0], cut[1] - cut[0])).unwrap()).collect();
+            let joined = concat_batches(&at_once.schema(), &parts).unwrap();
+            prop_assert_eq!(format!("{:?}", joined.columns()), format!("{:?}", at_once.columns()), "{:?}", &stage);
+            prop_assert_eq!(joined.num_rows(), at_once.num_rows());
+            // A feature describes each row; what only decides gives some of them.
+            if stage.shape() == Shape::Barrier {
+                prop_assert_eq!(at_once.num_rows(), rows.len(), "{:?}", &stage);
+            }
+            prop_assert_eq!(at_once.column(0).null_count(), 0);
+            // Built anew, it does the same.
+            let again = build().apply(&whole).unwrap();
+            prop_assert_eq!(format!("{:?}", again.columns()), format!("{:?}", at_once.columns()));
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_equal_are_described_alike_wherever_they_stand() {
+    let row: Row = (Some("i".into()), Some("Some  Text".into()), Some(4), Some(0.5));
+    let whole = batch(&vec![row; 30], &DataType::Utf8);
+    let schema: Arc<Schema> = whole.schema();
+    let (roles, id) = (Roles { text: Some("body".into()), id: None }, StageId::new("s"));
+    for stage in stages() {
+        // Without an id a draw is made of all columns, of which the row's number is none.
+        let made = stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema }).unwrap().unwrap().apply(&whole).unwrap();
+        for column in made.columns().iter().skip(1) {
+            let first = format!("{:?}", column.slice(0, 1));
+            assert!((1..made.num_rows()).all(|row| format!("{:?}", column.slice(row, 1)) == first), "{stage:?}");
+        }
+        assert!([0, 30].contains(&made.num_rows()), "{stage:?}");
+    }
+}
