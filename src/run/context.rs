@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray as _, BooleanBufferBuilder, RecordBatch};
 use arrow::buffer::BooleanBuffer;
-use arrow::datatypes::{DataType, UInt8Type, UInt64Type};
+use arrow::datatypes::{UInt8Type, UInt64Type};
 
 use super::scan::TABLE;
 use super::{barrier, feature};
@@ -177,26 +177,5 @@ impl RunContext {
     pub(super) fn feature_file(&self, shard: &Shard, stage: usize) -> Option<std::path::PathBuf> {
         let key = self.features.get(&stage)?.get(shard.id.ordinal())?.as_ref()?;
         Some(self.artefacts.file(key, feature::TABLE))
-    }
-
-    /// The document ids of one shard, in row order; nulls where the source has none.
-    pub(super) fn for_each_doc_id_batch(
-        &self,
-        shard: &Shard,
-        mut each: impl FnMut(&arrow::array::StringArray) -> Result<()>,
-    ) -> Result<()> {
-        let path = self.artefacts.file(&self.scans[shard.id.ordinal()], TABLE);
-        let has_id = self.plan.sources[shard.source].roles.id.is_some();
-        let columns: &[&str] = if has_id { &[super::scan::DOC_ID] } else { &[ROW] };
-        for batch in read_table(&path, Some(columns), 8192)? {
-            let batch = batch.map_err(|error| unreadable(&path, error))?;
-            if has_id {
-                each(batch.column(0).as_string::<i32>())?;
-            } else {
-                let nulls = arrow::array::new_null_array(&DataType::Utf8, batch.num_rows());
-                each(nulls.as_string::<i32>())?;
-            }
-        }
-        Ok(())
     }
 }

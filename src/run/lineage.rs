@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _, RecordBatch, StringBuilder, UInt32Array, UInt64Array, UInt64Builder};
+use arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array, UInt64Builder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
 
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
 use super::context::RunContext;
-use super::verdict::Verdicts;
+use super::scan::{DOC_ID, TABLE};
+use super::verdict::{Fates, Verdicts};
 use crate::dataset::snapshot::Shard;
 use crate::engine::sort::{SortKey, sort};
 use crate::engine::{RowStream, next, rows, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::RowId;
+use crate::state::artefacts::{read_table, unreadable};
 use crate::state::lineage::{Entry, Fate, LineageWriter, file_name};
 use crate::storage::local::Written;
 
@@ -48,7 +52,7 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, run_id: &str) -> 
     Ok(written)
 }
 
-async fn write_shard(cx: &RunContext, shard: &Shard, folder: &Path, run_id: &str, notes: &mut Notes) -> Result<ShardLineage> {
+async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id: &str, notes: &mut Notes) -> Result<ShardLineage> {
     let source = cx.plan.sources[shard.source].id.as_str();
     let mut writer = LineageWriter::create(&folder.join(file_name(shard.id.ordinal())), source, &shard.path, run_id)?;
     let verdicts = Verdicts::open(cx, shard)?;
@@ -104,44 +108,32 @@ fn edge_schema() -> SchemaRef {
 
 /// Each dropped row with the row that it names.
 fn edges(cx: &Arc<RunContext>) -> RowStream {
-    let context = Arc::clone(cx);
-    let shards = 0..cx.snapshot.shards.len();
-    let batches = shards.flat_map(move |ordinal| match edges_of(&context, &context.snapshot.shards[ordinal]) {
-        Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error)],
-    });
+    let mut fates = Fates::open(Arc::clone(cx), 0);
+    let batches = std::iter::from_fn(move || next_edges(&mut fates).transpose());
     rows_of(edge_schema(), batches)
 }
 
-fn edges_of(cx: &RunContext, shard: &Shard) -> Result<Vec<RecordBatch>> {
-    let mut batches = Vec::new();
+fn next_edges(fates: &mut Fates) -> Result<Option<RecordBatch>> {
     let (mut kept, mut rows, mut stages) = (Vec::new(), Vec::new(), Vec::new());
-    let mut flush = |kept: &mut Vec<u64>, rows: &mut Vec<u64>, stages: &mut Vec<u32>| -> Result<()> {
-        let columns: Vec<arrow::array::ArrayRef> = vec![
-            Arc::new(UInt64Array::from(std::mem::take(kept))),
-            Arc::new(UInt64Array::from(std::mem::take(rows))),
-            Arc::new(UInt32Array::from(std::mem::take(stages))),
-        ];
-        batches.push(RecordBatch::try_new(edge_schema(), columns).context(Kind::Internal, || "cannot build edges".into())?);
-        Ok(())
-    };
-    for (row, verdict) in Verdicts::open(cx, shard)?.enumerate() {
-        if let Some(drop) = verdict?
+    for fate in fates {
+        let (row, drop) = fate?;
+        if let Some(drop) = drop
             && let Some(of) = drop.kept
         {
-            let id = RowId::try_new(shard.id, row as u64).ok_or_else(|| Error::internal("a row number above the limit"))?;
             kept.push(of.to_bits());
-            rows.push(id.to_bits());
+            rows.push(row.to_bits());
             stages.push(drop.stage as u32);
             if rows.len() == BATCH_ROWS {
-                flush(&mut kept, &mut rows, &mut stages)?;
+                break;
             }
         }
     }
-    if !rows.is_empty() {
-        flush(&mut kept, &mut rows, &mut stages)?;
+    if rows.is_empty() {
+        return Ok(None);
     }
-    Ok(batches)
+    let columns: Vec<arrow::array::ArrayRef> =
+        vec![Arc::new(UInt64Array::from(kept)), Arc::new(UInt64Array::from(rows)), Arc::new(UInt32Array::from(stages))];
+    RecordBatch::try_new(edge_schema(), columns).context(Kind::Internal, || "cannot build edges".into()).map(Some)
 }
 
 fn note_schema() -> SchemaRef {
@@ -162,7 +154,7 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
         group: Option<(u64, u64)>,
         ended: bool,
     }
-    let state = State { nodes: Nodes { shard: 0, rows: VecDeque::new() }, cx, edges, group: None, ended: false };
+    let state = State { nodes: Nodes { fates: None, doc_ids: None, current: None }, cx, edges, group: None, ended: false };
     let stream = futures::stream::unfold(state, |mut state| async move {
         if state.ended {
             return None;
@@ -217,56 +209,74 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
     rows(note_schema(), stream)
 }
 
-/// All rows of the corpus in order: which stages dropped each (none: it is kept) and its document id; one shard at a time.
+/// Which stages dropped a row (none: it is kept) and its document id, for rows that are asked for in rising order.
 struct Nodes {
-    shard: usize,
-    rows: VecDeque<(u64, Vec<usize>, Option<String>)>,
+    fates: Option<(usize, Fates)>,
+    doc_ids: Option<(usize, DocIds)>,
+    current: Option<(u64, Vec<usize>, Option<String>)>,
 }
 
 impl Nodes {
-    fn seek(&mut self, cx: &RunContext, row: u64) -> Result<(Vec<usize>, Option<String>)> {
+    fn seek(&mut self, cx: &Arc<RunContext>, row: u64) -> Result<(Vec<usize>, Option<String>)> {
+        let wanted = RowId::from_bits(row).shard().ordinal();
+        // Shards between two representatives are not read.
+        if self.fates.as_ref().is_none_or(|(at, _)| *at < wanted) {
+            let shard =
+                cx.snapshot.shards.get(wanted).ok_or_else(|| Error::internal("a dropped row names a shard that is not in the corpus"))?;
+            self.fates = Some((wanted, Fates::open(Arc::clone(cx), wanted)));
+            self.doc_ids = Some((wanted, DocIds::open(cx, shard)?));
+            self.current = None;
+        }
         loop {
-            // Edges that share a representative ask for the same row again: it stays in front.
-            while let Some((at, fate, doc_id)) = self.rows.front() {
+            // Edges that share a representative ask for the same row again.
+            if let Some((at, fate, doc_id)) = &self.current {
                 if *at == row {
                     return Ok((fate.clone(), doc_id.clone()));
                 }
-                self.rows.pop_front();
+                if *at > row {
+                    break;
+                }
             }
-            let wanted = RowId::from_bits(row).shard().ordinal();
-            if wanted < self.shard {
-                return Err(Error::internal("a dropped row names a row that is not in the corpus"));
+            let (Some((_, fates)), Some((_, doc_ids))) = (&mut self.fates, &mut self.doc_ids) else { break };
+            let Some(next) = fates.next() else { break };
+            let (id, drop) = next?;
+            if id.shard().ordinal() != wanted {
+                break;
             }
-            let shard =
-                cx.snapshot.shards.get(wanted).ok_or_else(|| Error::internal("a dropped row names a shard that is not in the corpus"))?;
-            self.shard = wanted + 1;
-            let mut doc_ids = DocIds::open(cx, shard)?;
-            for (place, verdict) in Verdicts::open(cx, shard)?.enumerate() {
-                let id = RowId::try_new(shard.id, place as u64).ok_or_else(|| Error::internal("a row number above the limit"))?;
-                let fate = verdict?.map_or_else(Vec::new, |drop| std::iter::once(drop.stage).chain(drop.others).collect());
-                self.rows.push_back((id.to_bits(), fate, doc_ids.next()?));
-            }
+            let fate = drop.map_or_else(Vec::new, |drop| std::iter::once(drop.stage).chain(drop.others).collect());
+            self.current = Some((id.to_bits(), fate, doc_ids.next()?));
         }
+        Err(Error::internal("a dropped row names a row that is not in the corpus"))
     }
 }
 
-/// The document ids of a shard, read forward.
+/// The document ids of a shard, read forward; none where its source has no ids.
 struct DocIds {
-    ids: VecDeque<Option<String>>,
+    path: std::path::PathBuf,
+    table: Option<ParquetRecordBatchReader>,
+    batch: Option<StringArray>,
+    place: usize,
 }
 
 impl DocIds {
     fn open(cx: &RunContext, shard: &Shard) -> Result<Self> {
-        let mut ids = VecDeque::with_capacity(shard.rows_used as usize);
-        cx.for_each_doc_id_batch(shard, |batch| {
-            ids.extend((0..batch.len()).map(|index| batch.is_valid(index).then(|| batch.value(index).to_owned())));
-            Ok(())
-        })?;
-        Ok(Self { ids })
+        let path = cx.artefacts.file(&cx.scans[shard.id.ordinal()], TABLE);
+        let has_id = cx.plan.sources[shard.source].roles.id.is_some();
+        let table = if has_id { Some(read_table(&path, Some(&[DOC_ID]), BATCH_ROWS)?) } else { None };
+        Ok(Self { path, table, batch: None, place: 0 })
     }
 
     fn next(&mut self) -> Result<Option<String>> {
-        self.ids.pop_front().ok_or_else(|| Error::state("an artefact has fewer rows than its shard"))
+        let Some(table) = &mut self.table else { return Ok(None) };
+        loop {
+            if let Some(batch) = self.batch.as_ref().filter(|batch| self.place < batch.len()) {
+                self.place += 1;
+                return Ok(batch.is_valid(self.place - 1).then(|| batch.value(self.place - 1).to_owned()));
+            }
+            let batch = table.next().ok_or_else(|| Error::state("an artefact has fewer rows than its shard"))?;
+            let batch = batch.map_err(|error| unreadable(&self.path, error))?;
+            (self.batch, self.place) = (Some(batch.column(0).as_string::<i32>().clone()), 0);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What became of each row of a shard, read forward: kept, or dropped by which stage and why.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::buffer::BooleanBuffer;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::context::RunContext;
 use crate::dataset::snapshot::Shard;
 use crate::error::{Error, Result};
-use crate::ids::RowId;
+use crate::ids::{RowId, ShardId};
 use crate::stages::seam::Shape;
 use crate::state::artefacts::{read_table, unreadable};
 
@@ -28,16 +29,16 @@ pub(super) struct Drop {
 }
 
 /// The verdicts on one shard, in row order; `None` for a kept row.
-pub(super) struct Verdicts<'a> {
-    cx: &'a RunContext,
+pub(super) struct Verdicts {
+    cx: Arc<RunContext>,
     kept: BooleanBuffer,
     /// For each stage that saw rows of this shard: the rows that it dropped, and where it says why.
     stages: Vec<(usize, BooleanBuffer, Option<Cursor>)>,
     row: usize,
 }
 
-impl<'a> Verdicts<'a> {
-    pub(super) fn open(cx: &'a RunContext, shard: &Shard) -> Result<Self> {
+impl Verdicts {
+    pub(super) fn open(cx: &Arc<RunContext>, shard: &Shard) -> Result<Self> {
         let live = cx.live_at_end(shard)?;
         let kept = live.on(cx.plan.sink_input);
         let mut stages = Vec::new();
@@ -52,7 +53,7 @@ impl<'a> Verdicts<'a> {
             };
             stages.push((index, dropped, cursor));
         }
-        Ok(Self { cx, kept, stages, row: 0 })
+        Ok(Self { cx: Arc::clone(cx), kept, stages, row: 0 })
     }
 
     /// The rows that the sink receives.
@@ -71,7 +72,7 @@ impl<'a> Verdicts<'a> {
                 Some(cursor) => cursor.seek(row as u64, *stage)?,
                 None => Drop {
                     stage: *stage,
-                    reason: row_local_reason(self.cx, *stage).into(),
+                    reason: row_local_reason(&self.cx, *stage).into(),
                     kept: None,
                     score: None,
                     detail: None,
@@ -110,7 +111,7 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
     }
 }
 
-impl Iterator for Verdicts<'_> {
+impl Iterator for Verdicts {
     type Item = Result<Option<Drop>>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -119,6 +120,44 @@ impl Iterator for Verdicts<'_> {
             self.row += 1;
             self.verdict(row)
         })
+    }
+}
+
+/// The verdicts on all rows of the corpus, in order, one shard after the other.
+pub(super) struct Fates {
+    cx: Arc<RunContext>,
+    next_shard: usize,
+    open: Option<(ShardId, u64, Verdicts)>,
+}
+
+impl Fates {
+    /// From the first row of shard `from` on.
+    pub(super) fn open(cx: Arc<RunContext>, from: usize) -> Self {
+        Self { cx, next_shard: from, open: None }
+    }
+
+    fn read(&mut self) -> Result<Option<(RowId, Option<Drop>)>> {
+        loop {
+            if let Some((shard, row, verdicts)) = &mut self.open
+                && let Some(verdict) = verdicts.next()
+            {
+                let id = RowId::try_new(*shard, *row).ok_or_else(|| Error::internal("a row number above the limit"))?;
+                *row += 1;
+                return Ok(Some((id, verdict?)));
+            }
+            let Some(shard) = self.cx.snapshot.shards.get(self.next_shard) else { return Ok(None) };
+            self.cx.engine.stop().check()?;
+            self.next_shard += 1;
+            self.open = Some((shard.id, 0, Verdicts::open(&self.cx, shard)?));
+        }
+    }
+}
+
+impl Iterator for Fates {
+    type Item = Result<(RowId, Option<Drop>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
     }
 }
 

@@ -6,7 +6,6 @@
 #![allow(clippy::struct_field_names, reason = "lineage rows name their columns as the files do")]
 
 mod architecture;
-mod architecture;
 mod columns;
 mod dedup;
 mod doctor;
