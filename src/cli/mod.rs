@@ -1,19 +1,29 @@
 //! The surface: one file a command. Standard output is data, standard error is progress and logs.
 
+pub mod dedup;
+mod difference;
+pub mod doctor;
+mod evidence;
+mod excerpt;
+pub mod init;
 pub mod output;
+pub mod pairs;
 pub mod plan;
 pub mod run;
 pub mod schema;
+mod survey;
 pub mod validate;
 pub mod verify;
+pub mod why;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Kind, Result};
+use crate::limits::MAX_PIPELINE_BYTES;
 use crate::plan::checked::Checked;
 use crate::run::runner::Prepared;
 use crate::storage::local;
@@ -73,13 +83,31 @@ enum Command {
     /// Run a pipeline: read the shards, drop duplicates, write the dataset with its lineage
     Run(run::RunArguments),
     /// Check a pipeline file without reading any shard; all problems at once
+    #[command(after_help = "Examples:
+  trommel validate pipelines/quickstart.yaml
+  trommel validate daily.yaml --set stages.semantic.epsilon=0.1 --format json")]
     Validate(PipelineArguments),
     /// Show what a run would do: scans, barriers, cached artefacts, bytes to read
     Plan(plan::PlanArguments),
     /// Check a dataset: every file against its hash, every input row once in the lineage, every representative
     Verify(verify::VerifyArguments),
+    /// Show why a row was kept or dropped: the chain of decisions, with the texts
+    Why(why::WhyArguments),
+    /// Show dropped rows beside the rows that they duplicate, closest to the threshold first
+    Pairs(pairs::PairsArguments),
+    /// Print a first pipeline file, made from the shards' schema
+    Init(init::InitArguments),
+    /// Drop exact duplicates without a pipeline file
+    Dedup(dedup::DedupArguments),
     /// Print the JSON Schema of the pipeline file, for editors
+    #[command(after_help = "Examples:
+  trommel schema > trommel.schema.json
+
+An editor with a YAML language server takes it from the first line of a pipeline file:
+  # yaml-language-server: $schema=trommel.schema.json")]
     Schema,
+    /// Show what this machine has: cores, CPU features, memory, ONNX Runtime
+    Doctor(doctor::DoctorArguments),
 }
 
 /// The program: reads the arguments, runs the command, prints a failure, gives the exit code.
@@ -110,12 +138,17 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Run(arguments) => run::run(&arguments, &global, &mut out),
         Command::Validate(arguments) => {
             let root = root(&global)?;
-            let bytes = local::read_to_vec(&arguments.pipeline, crate::limits::MAX_PIPELINE_BYTES as u64 + 1)?;
+            let bytes = pipeline_bytes(&arguments.pipeline)?;
             validate::run(&bytes, &arguments.pipeline, &arguments.sets, root.as_ref(), global.format == Format::Json, &mut out)
         }
         Command::Plan(arguments) => plan::plan(&arguments, &global, &mut out),
         Command::Verify(arguments) => verify::verify(&arguments, &global, &mut out),
+        Command::Why(arguments) => why::why(&arguments, &global, &mut out),
+        Command::Pairs(arguments) => pairs::pairs(&arguments, &global, &mut out),
+        Command::Init(arguments) => init::init(&arguments, &global, &mut out),
+        Command::Dedup(arguments) => dedup::dedup(&arguments, &global, &mut out),
         Command::Schema => schema::run(&mut out),
+        Command::Doctor(arguments) => doctor::doctor(&arguments, &global, &mut out),
     }
 }
 
@@ -124,12 +157,17 @@ pub(crate) fn root(global: &Global) -> Result<Option<Root>> {
     global.root.as_deref().map(Root::new).transpose()
 }
 
+/// The bytes of a pipeline file; what is too long to be one is read no further than is needed to say so.
+fn pipeline_bytes(file: &Path) -> Result<Vec<u8>> {
+    local::read_to_vec(file, MAX_PIPELINE_BYTES as u64 + 1)
+        .map_err(|error| Error::usage(format!("cannot read the pipeline file path=`{}`", file.display())).caused_by(error))
+}
+
 /// Reads, checks and resolves a pipeline file.
 pub(crate) fn prepare(arguments: &PipelineArguments, global: &Global) -> Result<Prepared> {
     let root = root(global)?;
     let file = &arguments.pipeline;
-    let bytes = local::read_to_vec(file, crate::limits::MAX_PIPELINE_BYTES as u64 + 1)
-        .map_err(|error| Error::usage(format!("cannot read the pipeline file path=`{}`", file.display())).caused_by(error))?;
+    let bytes = pipeline_bytes(file)?;
     let checked = match Checked::read(&bytes, file, &arguments.sets, root.as_ref()) {
         Ok(checked) => checked,
         Err(problems) => {

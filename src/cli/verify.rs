@@ -55,7 +55,14 @@ pub(crate) fn verify(arguments: &VerifyArguments, global: &Global, out: &mut dyn
         )?,
         Format::Text => {
             let mut text = String::new();
-            let _ = write!(text, "{} files, {}, {} rows, {} representatives", count(found.files), bytes(found.bytes), count(found.rows), count(found.representatives));
+            let _ = write!(
+                text,
+                "{} files, {}, {} rows, {} representatives",
+                count(found.files),
+                bytes(found.bytes),
+                count(found.rows),
+                count(found.representatives)
+            );
             let _ = if arguments.deep { writeln!(text, ", {} input shards", count(found.inputs)) } else { writeln!(text) };
             for problem in &found.problems {
                 let _ = writeln!(text, "problem: {problem}");
@@ -66,8 +73,12 @@ pub(crate) fn verify(arguments: &VerifyArguments, global: &Global, out: &mut dyn
     }
     if found.problem_count > 0 {
         let noun = if found.problem_count == 1 { "problem" } else { "problems" };
-        return Err(Error::state(format!("the dataset is not what its run left: {} {noun} path=`{}`", found.problem_count, arguments.output.display()))
-            .hint("run the pipeline again with --overwrite"));
+        return Err(Error::state(format!(
+            "the dataset is not what its run left: {} {noun} path=`{}`",
+            found.problem_count,
+            arguments.output.display()
+        ))
+        .hint("run the pipeline again with --overwrite"));
     }
     Ok(())
 }

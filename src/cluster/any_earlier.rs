@@ -104,7 +104,7 @@ mod tests {
                     let near = |other: &u32| similarity(&table, row as u32, *other);
                     let best = kept.iter().rev().max_by(|a, b| near(a).total_cmp(&near(b))).filter(|other| threshold.accepts(near(other)));
                     prop_assert_eq!(dropped.representative, best.copied());
-                    prop_assert_eq!(dropped.similarity, best.map_or(highest, |other| near(other)));
+                    prop_assert_eq!(dropped.similarity, best.map_or(highest, near));
                 }
             }
         }

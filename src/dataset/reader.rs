@@ -23,6 +23,8 @@ use crate::storage::local::{Identity, ShardFile};
 pub const ROW_COLUMN: &str = "trommel_row";
 /// Bytes that a batch is cut to, by the average row of the row groups it is read from; one row may be larger.
 pub const BATCH_BYTES: u64 = 8 << 20;
+/// Bytes of a batch that is read, about: what fits a core's cache is read again from there, and its memory is used again at once.
+const READ_BYTES: u64 = 2 << 20;
 
 /// A shard's file as the Parquet crate reads it: by offset, so that threads can share it.
 #[derive(Debug, Clone)]
@@ -90,13 +92,14 @@ impl Read for At {
 /// What to read of a shard.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadRequest<'a> {
-    /// Columns by name, nested ones whole; batches have them in this order, then [`ROW_COLUMN`].
+    /// Columns by name, nested ones whole; batches have them in this order, then [`ROW_COLUMN`]. Texts come as views, which
+    /// are read without copying them.
     pub columns: &'a [&'a str],
     /// The types that the columns shall have; those that differ in the shard are cast. `None`: as the shard has them.
     pub schema: Option<&'a Schema>,
     /// Which rows, one bit a row of `rows_used`; `None`: all of those.
     pub selection: Option<&'a BooleanBuffer>,
-    /// Rows of a batch at most. [`BATCH_BYTES`] may cut it further.
+    /// Rows of a batch at most; wide rows cut it further.
     pub batch_rows: usize,
 }
 
@@ -126,7 +129,8 @@ pub fn read(shard: &Shard, request: ReadRequest<'_>) -> Result<ShardBatches> {
     let row_field = Arc::new(Field::new(ROW_COLUMN, DataType::Int64, false).with_extension_type(RowNumber));
     let options = preflight::reader_options()
         .with_virtual_columns(vec![row_field])
-        .context(Kind::Internal, || "cannot ask for row numbers".into())?;
+        .context(Kind::Internal, || "cannot ask for row numbers".into())?
+        .with_schema(Arc::new(viewed(&shard.schema)));
     let open = shard.open_with(options)?;
     let place = format!("path=`{}`", shard.file.display());
     let mut roots = vec![];
@@ -142,10 +146,14 @@ pub fn read(shard: &Shard, request: ReadRequest<'_>) -> Result<ShardBatches> {
     let mut fields: Vec<Arc<Field>> = vec![];
     for (root, name) in roots.iter().zip(request.columns) {
         let found = Arc::clone(shard.schema.fields().get(*root).ok_or_else(|| Error::internal("column index out of schema"))?);
-        let wanted = request.schema.and_then(|schema| schema.field_with_name(name).ok());
-        let cast = wanted.filter(|wanted| wanted.data_type() != found.data_type()).map(|wanted| wanted.data_type().clone());
+        let found = Arc::new(viewed_field(&found));
+        let wanted = request.schema.and_then(|schema| schema.field_with_name(name).ok()).map(viewed_field);
+        let cast = wanted.as_ref().filter(|wanted| wanted.data_type() != found.data_type()).map(|wanted| wanted.data_type().clone());
         fields.push(match wanted {
-            Some(wanted) => Arc::new(wanted.clone().with_nullable(wanted.is_nullable() || found.is_nullable())),
+            Some(wanted) => {
+                let nullable = wanted.is_nullable() || found.is_nullable();
+                Arc::new(wanted.with_nullable(nullable))
+            }
             None => found,
         });
         order.push((in_file.partition_point(|index| index < root), cast));
@@ -155,7 +163,7 @@ pub fn read(shard: &Shard, request: ReadRequest<'_>) -> Result<ShardBatches> {
 
     let (groups, selection) = select(shard, request.selection)?;
     let widest = groups.iter().filter_map(|group| row_bytes(&open, *group, &in_file)).max().unwrap_or(0);
-    let batch_rows = request.batch_rows.min(usize::try_from(BATCH_BYTES / widest.max(1)).unwrap_or(usize::MAX)).max(1);
+    let batch_rows = request.batch_rows.min(usize::try_from(READ_BYTES / widest.max(1)).unwrap_or(usize::MAX)).max(1);
     let mask = ProjectionMask::roots(open.footer.parquet_schema(), in_file.iter().copied());
     let inner = isolate(
         || place.clone(),
@@ -171,6 +179,18 @@ pub fn read(shard: &Shard, request: ReadRequest<'_>) -> Result<ShardBatches> {
         },
     )?;
     Ok(ShardBatches { inner, open, identity: shard.identity, order, schema: Arc::new(Schema::new(fields)), place, done: false })
+}
+
+/// A schema with its texts as views.
+fn viewed(schema: &Schema) -> Schema {
+    Schema::new_with_metadata(schema.fields().iter().map(|field| viewed_field(field)).collect::<Vec<_>>(), schema.metadata().clone())
+}
+
+fn viewed_field(field: &Field) -> Field {
+    match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => field.clone().with_data_type(DataType::Utf8View),
+        _ => field.clone(),
+    }
 }
 
 /// The row groups that hold a wanted row, and the rows wanted of these; no selection when it is all of them.

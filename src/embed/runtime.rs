@@ -341,22 +341,16 @@ fn onnxruntime_options(environment: &ort::environment::Environment, provider: Pr
         Provider::Cuda => vec![cuda(), cpu()],
         Provider::TensorRt => vec![ort::ep::TensorRT::default().build().error_on_failure(), cuda(), cpu()],
     };
-    SessionBuilder::new(environment)?
-        .with_log_level(ort::logging::LogLevel::Error)
-        .and_then(|builder| builder.with_optimization_level(GraphOptimizationLevel::All))
-        .and_then(|builder| builder.with_parallel_execution(false))
-        .and_then(|builder| builder.with_inter_threads(1))
-        .and_then(|builder| builder.with_intra_threads(1))
+    Ok(SessionBuilder::new(environment)?
+        .with_log_level(ort::logging::LogLevel::Error)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_parallel_execution(false)?
+        .with_inter_threads(1)?
+        .with_intra_threads(1)?
         // Shapes differ from batch to batch, so a plan of memory for one shape does not serve the next.
-        .and_then(|builder| builder.with_memory_pattern(false))
-        .and_then(|builder| builder.with_deterministic_compute(true))
-        .and_then(|builder| builder.with_execution_providers(providers))
-        .map_err(plain)
-}
-
-/// Without the builder that could be recovered from the error.
-fn plain(error: ort::Error<SessionBuilder>) -> ort::Error {
-    ort::Error::new_with_code(error.code(), error.message().to_owned())
+        .with_memory_pattern(false)?
+        .with_deterministic_compute(true)?
+        .with_execution_providers(providers)?)
 }
 
 fn port(outlet: &Outlet) -> Port {

@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(choose(&sbert, Pooling::Auto).unwrap(), ("sentence_embedding".into(), Reading::Rows));
         assert!(output(&sbert, Pooling::Auto).unwrap().half);
         assert_eq!(choose(&sbert, Pooling::Mean).unwrap(), ("last_hidden_state".into(), Reading::Mean));
-        assert_eq!(choose(&[pooled.clone()], Pooling::Auto).unwrap(), ("pooler_output".into(), Reading::Rows));
+        assert_eq!(choose(std::slice::from_ref(&pooled), Pooling::Auto).unwrap(), ("pooler_output".into(), Reading::Rows));
         for (outputs, pooling) in [
             (vec![pooled], Pooling::Mean),
             (vec![port("x", Element::Float32, 4)], Pooling::Auto),

@@ -198,9 +198,9 @@ fn with_onnxruntime(test: &str, variables: &[(&str, OsString)]) -> bool {
         .envs(variables.iter().cloned())
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    println!("{text}");
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+    println!("{printed}");
     true
 }
 

@@ -32,14 +32,13 @@ impl WordPiece {
         let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() else { return None };
         let Some(PreTokenizerWrapper::BertPreTokenizer(_)) = tokenizer.get_pre_tokenizer() else { return None };
         let ModelWrapper::WordPiece(model) = tokenizer.get_model() else { return None };
-        let mut added: Vec<Box<[u8]>> = Vec::new();
-        for token in tokenizer.get_added_tokens_decoder().values() {
+        let added = tokenizer.get_added_tokens_decoder();
+        let added = added.values().map(|token| {
             let plain = !(token.normalized || token.single_word || token.lstrip || token.rstrip);
-            if !plain || token.content.is_empty() || token.content.contains(char::is_whitespace) {
-                return None;
-            }
-            added.push(token.content.as_bytes().into());
-        }
+            let plain = plain && !token.content.is_empty() && !token.content.contains(char::is_whitespace);
+            plain.then(|| token.content.as_bytes().into())
+        });
+        let mut added: Vec<Box<[u8]>> = added.collect::<Option<_>>()?;
         added.sort_unstable();
         let mut added_starts: Vec<u8> = added.iter().filter_map(|token| token.first().copied()).collect();
         added_starts.dedup();

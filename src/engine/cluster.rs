@@ -17,7 +17,12 @@ use crate::error::Result;
 /// success, failure or deadline the runner looks at the artefacts.
 pub trait Cluster: Send + Sync {
     /// Runs every partition once, `at_once` of them at a time; `done` hears of each receipt as it comes.
-    fn run<'a>(&'a self, plan: Plan, at_once: usize, done: &'a (dyn Fn(&RecordBatch) + Send + Sync)) -> BoxFuture<'a, Result<Vec<RecordBatch>>>;
+    fn run<'a>(
+        &'a self,
+        plan: Plan,
+        at_once: usize,
+        done: &'a (dyn Fn(&RecordBatch) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Vec<RecordBatch>>>;
 }
 
 /// This process.
@@ -35,7 +40,12 @@ impl LocalCluster {
 }
 
 impl Cluster for LocalCluster {
-    fn run<'a>(&'a self, plan: Plan, at_once: usize, done: &'a (dyn Fn(&RecordBatch) + Send + Sync)) -> BoxFuture<'a, Result<Vec<RecordBatch>>> {
+    fn run<'a>(
+        &'a self,
+        plan: Plan,
+        at_once: usize,
+        done: &'a (dyn Fn(&RecordBatch) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Vec<RecordBatch>>> {
         let partitions = plan.output_partitioning().partition_count();
         let engine = &self.engine;
         let started = futures::stream::iter(0..partitions).map(move |partition| {
@@ -58,7 +68,12 @@ impl Cluster for LocalCluster {
         // A failed task does not cut off its siblings: what they finish is kept as artefacts.
         Box::pin(async move {
             let results: Vec<Result<Vec<RecordBatch>>> = started.buffer_unordered(at_once.max(1)).collect().await;
-            futures::stream::iter(results).try_fold(Vec::new(), |mut all, receipts| async move { all.extend(receipts); Ok(all) }).await
+            futures::stream::iter(results)
+                .try_fold(Vec::new(), |mut all, receipts| async move {
+                    all.extend(receipts);
+                    Ok(all)
+                })
+                .await
         })
     }
 }

@@ -13,8 +13,6 @@ pub use datafusion::execution::SendableRecordBatchStream;
 pub use datafusion::physical_expr::PhysicalExpr;
 pub use session::{Engine, EngineOptions, Reservation, Stop};
 
-use std::sync::Arc;
-
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -39,11 +37,6 @@ pub fn rows_of(schema: SchemaRef, batches: impl Iterator<Item = Result<RecordBat
 /// The next batch of a stream, with the engine's failure made ours.
 pub async fn next(stream: &mut RowStream) -> Option<Result<RecordBatch>> {
     stream.next().await.map(|batch| batch.map_err(failure::from_datafusion))
-}
-
-/// A stream without rows.
-pub fn no_rows(schema: SchemaRef) -> RowStream {
-    Box::pin(datafusion::physical_plan::EmptyRecordBatchStream::new(Arc::clone(&schema)))
 }
 
 /// Each batch of `input` made into one of `schema`; `step` may carry state from batch to batch.

@@ -114,9 +114,9 @@ impl ExecutionPlan for ShardExec {
 /// The only row of a one-row batch stream, as the scan and the sink read their descriptor.
 pub async fn only_row(input: &mut RowStream) -> Result<RecordBatch> {
     match super::next(input).await {
-        Some(batch) => batch.and_then(|batch| {
-            if batch.num_rows() == 1 { Ok(batch) } else { Err(Error::internal("a descriptor is one row")) }
-        }),
+        Some(batch) => {
+            batch.and_then(|batch| if batch.num_rows() == 1 { Ok(batch) } else { Err(Error::internal("a descriptor is one row")) })
+        }
         None => Err(Error::internal("a partition came without its descriptor")),
     }
 }

@@ -10,10 +10,10 @@ use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan as _;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
+use super::RowStream;
 use super::failure::from_datafusion;
 use super::session::Engine;
 use super::shard_exec::{ShardOperator, descriptors, then};
-use super::RowStream;
 use crate::error::{Error, Result};
 
 /// One sort key: a column and its direction; nulls come last either way.
@@ -106,7 +106,8 @@ mod tests {
         let batches = (0..total / 1000).map(move |block| {
             let range = block * 1000..(block + 1) * 1000;
             let keys = UInt64Array::from_iter_values(range.clone().map(key));
-            Ok(RecordBatch::try_new(Arc::clone(&batch_schema), vec![Arc::new(keys), Arc::new(UInt64Array::from_iter_values(range))]).unwrap())
+            Ok(RecordBatch::try_new(Arc::clone(&batch_schema), vec![Arc::new(keys), Arc::new(UInt64Array::from_iter_values(range))])
+                .unwrap())
         });
         let mut expected: Vec<(u64, u64)> = (0..total).map(|row| (u64::MAX - key(row), row)).collect();
         expected.sort_unstable();

@@ -8,14 +8,12 @@ use crate::error::{Error, Result};
 
 /// Runs `work` on a thread where it may block, and waits for it.
 pub async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let task = SpawnedTask::spawn_blocking(work);
     task.join().await.map_err(|error| panicked(what, error.is_panic().then(|| error.into_panic())))?
 }
 
 /// Runs a future as a task of its own, so that it gets a thread of its own, and waits for it.
 pub async fn task<T: Send + 'static>(what: &str, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let task = SpawnedTask::spawn(work);
     task.join().await.map_err(|error| panicked(what, error.is_panic().then(|| error.into_panic())))?
 }

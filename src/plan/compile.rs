@@ -8,8 +8,8 @@ use super::graph::Graph;
 pub use super::graph::Input;
 use crate::config::model::{Pipeline, Sink};
 use crate::ids::StageId;
-use crate::stages::seam::{Roles, Shape};
 use crate::stages::StageConfig;
+use crate::stages::seam::Roles;
 
 /// A pipeline that can be run.
 #[derive(Debug, Clone)]
@@ -84,7 +84,8 @@ impl Plan {
         }
         let sources = pipeline.sources.iter().enumerate().map(|(index, source)| {
             let roles = Roles { text: source.text.clone(), id: source.id_column.clone() };
-            let steps: Vec<usize> = (0..stages.len()).filter(|stage| stages[*stage].reached_by[index] && stages[*stage].config.scanned().is_some()).collect();
+            let steps: Vec<usize> =
+                (0..stages.len()).filter(|stage| stages[*stage].reached_by[index] && stages[*stage].config.scanned().is_some()).collect();
             let mut columns: Vec<String> = roles.id.iter().cloned().collect();
             let mut all = false;
             for step in &steps {

@@ -13,7 +13,7 @@ use crate::dataset::snapshot::Shard;
 use crate::engine::cluster::LocalCluster;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Result;
-use crate::stages::seam::{SharedEmbedder, Shape};
+use crate::stages::seam::{Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
 use crate::storage::local;
 use crate::telemetry::{Telemetry, bytes, count};
@@ -86,7 +86,14 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
     }
     let shards = context.snapshot.shards.len() as u64;
     let all: u64 = context.snapshot.shards.iter().map(|shard| shard.bytes).sum();
-    phases.push(PhasePlan { kind: "lineage", stages: Vec::new(), reads: "decisions and ids".into(), tasks: shards, cached: Some(0), bytes: 0 });
+    phases.push(PhasePlan {
+        kind: "lineage",
+        stages: Vec::new(),
+        reads: "decisions and ids".into(),
+        tasks: shards,
+        cached: Some(0),
+        bytes: 0,
+    });
     phases.push(PhasePlan { kind: "write", stages: Vec::new(), reads: "all columns".into(), tasks: shards, cached: Some(0), bytes: all });
     let cached = |phase: &PhasePlan| phase.cached == Some(phase.tasks) && phase.tasks > 0;
     let bytes_to_read = phases.iter().filter(|phase| !cached(phase)).map(|phase| phase.bytes).sum();

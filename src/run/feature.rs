@@ -116,7 +116,12 @@ fn make(cx: &RunContext, shard: &Shard, stage: usize, live: &BooleanBuffer, key:
     let writer = writer.into_inner().ok_or_else(|| Error::internal("a feature wrote no table"))?;
     let file = writer.finish()?;
     if file.rows != live.count_set_bits() as u64 {
-        return Err(Error::internal(format!("a feature gave another number of rows shard=`{}` live=`{}` made=`{}`", shard.path, live.count_set_bits(), file.rows)));
+        return Err(Error::internal(format!(
+            "a feature gave another number of rows shard=`{}` live=`{}` made=`{}`",
+            shard.path,
+            live.count_set_bits(),
+            file.rows
+        )));
     }
     cx.artefacts.commit(key, &Receipt { files: vec![file], facts })
 }

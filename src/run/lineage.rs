@@ -51,12 +51,11 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, run_id: &str) -> 
 async fn write_shard(cx: &RunContext, shard: &Shard, folder: &Path, run_id: &str, notes: &mut Notes) -> Result<ShardLineage> {
     let source = cx.plan.sources[shard.source].id.as_str();
     let mut writer = LineageWriter::create(&folder.join(file_name(shard.id.ordinal())), source, &shard.path, run_id)?;
-    let mut verdicts = Verdicts::open(cx, shard)?;
+    let verdicts = Verdicts::open(cx, shard)?;
     let expected = verdicts.kept().count_set_bits() as u64;
     let mut doc_ids = DocIds::open(cx, shard)?;
     let (mut kept, mut dropped) = (0, BTreeMap::new());
-    let mut row = 0;
-    while let Some(verdict) = verdicts.next() {
+    for (row, verdict) in (0..).zip(verdicts) {
         let id = RowId::try_new(shard.id, row).ok_or_else(|| Error::internal("a row number above the limit"))?;
         let mut entry = Entry { row, doc_id: doc_ids.next()?, ..Entry::default() };
         while notes.peek().await?.is_some_and(|note| note.row == id.to_bits()) {
@@ -73,16 +72,24 @@ async fn write_shard(cx: &RunContext, shard: &Shard, folder: &Path, run_id: &str
                     let of = &cx.snapshot.shards[kept.shard().ordinal()];
                     (cx.plan.sources[of.source].id.to_string(), of.path.clone(), kept.row())
                 });
-                entry.drop = Some(Fate { stage: cx.plan.stages[drop.stage].id.to_string(), reason: drop.reason, kept, score: drop.score, detail: drop.detail });
+                entry.drop = Some(Fate {
+                    stage: cx.plan.stages[drop.stage].id.to_string(),
+                    reason: drop.reason,
+                    kept,
+                    score: drop.score,
+                    detail: drop.detail,
+                });
             }
         }
         writer.push(entry)?;
-        row += 1;
     }
     let (file, rows) = writer.finish()?;
     // Conservation: every row once, and as many kept as the sink receives.
     if rows != shard.rows_used || kept != expected || kept + dropped.values().sum::<u64>() != rows {
-        return Err(Error::internal(format!("rows are lost or invented shard=`{}` rows=`{}` lineage=`{rows}` kept=`{kept}`", shard.path, shard.rows_used)));
+        return Err(Error::internal(format!(
+            "rows are lost or invented shard=`{}` rows=`{}` lineage=`{rows}` kept=`{kept}`",
+            shard.path, shard.rows_used
+        )));
     }
     Ok(ShardLineage { file, rows, kept, dropped })
 }
@@ -230,7 +237,8 @@ impl Nodes {
             if wanted < self.shard {
                 return Err(Error::internal("a dropped row names a row that is not in the corpus"));
             }
-            let shard = cx.snapshot.shards.get(wanted).ok_or_else(|| Error::internal("a dropped row names a shard that is not in the corpus"))?;
+            let shard =
+                cx.snapshot.shards.get(wanted).ok_or_else(|| Error::internal("a dropped row names a shard that is not in the corpus"))?;
             self.shard = wanted + 1;
             let mut doc_ids = DocIds::open(cx, shard)?;
             for (place, verdict) in Verdicts::open(cx, shard)?.enumerate() {

@@ -60,8 +60,11 @@ impl NarrowReader {
                 None => of_first = Some(own),
                 Some(first) if *first == own => {}
                 Some(_) => {
-                    return Err(Error::input(format!("shards hold a column that a stage compares in types that do not compare stage=`{}`", planned.id))
-                        .hint("write the shards with one type for that column"));
+                    return Err(Error::input(format!(
+                        "shards hold a column that a stage compares in types that do not compare stage=`{}`",
+                        planned.id
+                    ))
+                    .hint("write the shards with one type for that column"));
                 }
             }
         }
@@ -71,12 +74,17 @@ impl NarrowReader {
             for shard in &cx.snapshot.shards {
                 if let Some(path) = cx.feature_file(shard, embedding) {
                     let schema = table_schema(&path)?;
-                    let field = schema.field_with_name(VECTOR).map_err(|error| Error::state("an artefact lacks its vectors").caused_by(error))?;
-                    let DataType::FixedSizeList(_, size) = field.data_type() else { return Err(Error::state("an artefact's vectors have no fixed size")) };
+                    let field =
+                        schema.field_with_name(VECTOR).map_err(|error| Error::state("an artefact lacks its vectors").caused_by(error))?;
+                    let DataType::FixedSizeList(_, size) = field.data_type() else {
+                        return Err(Error::state("an artefact's vectors have no fixed size"));
+                    };
                     let size = *size as usize;
                     if size != 0 && dimensions != 0 && size != dimensions {
-                        return Err(Error::input(format!("shards hold vectors of different dimensions dimensions=`{dimensions}` other=`{size}`"))
-                            .hint("embed all shards with one model"));
+                        return Err(Error::input(format!(
+                            "shards hold vectors of different dimensions dimensions=`{dimensions}` other=`{size}`"
+                        ))
+                        .hint("embed all shards with one model"));
                     }
                     dimensions = dimensions.max(size);
                 }
@@ -137,7 +145,8 @@ impl NarrowReader {
                 if let Some(batch) = open.table.next() {
                     let batch = batch.map_err(|error| unreadable(&open.path, error))?;
                     let shard = &cx.snapshot.shards[open.shard];
-                    let batch = open.narrow(&batch, shard, &self.schema, self.dimensions, cx.plan.stages[self.stage].embedding.is_some())?;
+                    let batch =
+                        open.narrow(&batch, shard, &self.schema, self.dimensions, cx.plan.stages[self.stage].embedding.is_some())?;
                     if batch.num_rows() > 0 {
                         return Ok(Some(batch));
                     }
@@ -161,7 +170,14 @@ impl Iterator for NarrowReader {
 }
 
 impl Open {
-    fn narrow(&mut self, batch: &RecordBatch, shard: &Shard, schema: &SchemaRef, dimensions: usize, with_vectors: bool) -> Result<RecordBatch> {
+    fn narrow(
+        &mut self,
+        batch: &RecordBatch,
+        shard: &Shard,
+        schema: &SchemaRef,
+        dimensions: usize,
+        with_vectors: bool,
+    ) -> Result<RecordBatch> {
         let internal = || "cannot build narrow rows".to_owned();
         let rows = batch.column(0).as_primitive::<UInt64Type>();
         let first = rows.values().first().copied().unwrap_or(0) as usize;
@@ -187,9 +203,10 @@ impl Open {
                 }
                 statuses.push(status);
             }
-            let valid = NullBuffer::from_iter(statuses.iter().map(|status| *status == Status::Ok.code()));
+            let valid: NullBuffer = statuses.iter().map(|status| *status == Status::Ok.code()).collect();
             let item = Arc::new(Field::new("item", DataType::Float32, false));
-            let list = FixedSizeListArray::try_new(item, dimensions as i32, Arc::new(Float32Array::from(values)), Some(valid)).context(Kind::Internal, internal)?;
+            let list = FixedSizeListArray::try_new(item, dimensions as i32, Arc::new(Float32Array::from(values)), Some(valid))
+                .context(Kind::Internal, internal)?;
             columns.push(Arc::new(list));
             columns.push(Arc::new(UInt8Array::from(statuses)));
         }
@@ -211,7 +228,15 @@ struct Vectors {
 impl Vectors {
     fn open(path: PathBuf) -> Result<Self> {
         let table = read_table(&path, None, BATCH_ROWS)?;
-        Ok(Self { path, table, rows: Vec::new(), statuses: Vec::new(), values: Float32Array::from(Vec::<f32>::new()), dimensions: 0, place: 0 })
+        Ok(Self {
+            path,
+            table,
+            rows: Vec::new(),
+            statuses: Vec::new(),
+            values: Float32Array::from(Vec::<f32>::new()),
+            dimensions: 0,
+            place: 0,
+        })
     }
 
     /// Appends the vector of `row` to `values` if it is sound; gives its status, `None` if the row has none. Rows are asked for

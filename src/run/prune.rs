@@ -41,9 +41,10 @@ struct Job {
 /// The lineage columns that `annotate` adds, each with the name that it gets.
 const ANNOTATIONS: [&str; 7] = ["decision", "stage", "reason", "kept_source", "kept_shard", "kept_row", "score"];
 
-/// Writes the dataset's shards under `folder`, where the lineage already is. `kept` counts the rows that each shard keeps.
-pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, kept: &[u64]) -> Result<Vec<DataFile>> {
-    let jobs = Arc::new(jobs(cx, kept));
+/// Writes the dataset's shards under `folder`. The lineage need be there only
+/// where the sink annotates.
+pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path) -> Result<Vec<DataFile>> {
+    let jobs = Arc::new(jobs(cx)?);
     let results: Arc<Mutex<Vec<DataFile>>> = Arc::default();
     let tasks = jobs.iter().enumerate().map(|(index, job)| Descriptor {
         ordinal: index,
@@ -66,7 +67,7 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, kept: &[u64]) -> 
     Ok(files)
 }
 
-fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
+fn jobs(cx: &RunContext) -> Result<Vec<Job>> {
     let sink = &cx.plan.sink;
     let kinds: &[&'static str] = match sink.write {
         Write::Data | Write::Annotate => &["data"],
@@ -81,24 +82,34 @@ fn jobs(cx: &RunContext, kept: &[u64]) -> Vec<Job> {
     for kind in kinds.iter().copied() {
         match sink.layout {
             Layout::Mirror => {
-                jobs.extend(cx.snapshot.shards.iter().map(|shard| Job { path: under(kind, shard, &shard.path), kind, shards: vec![shard.id.ordinal()] }));
+                jobs.extend(cx.snapshot.shards.iter().map(|shard| Job {
+                    path: under(kind, shard, &shard.path),
+                    kind,
+                    shards: vec![shard.id.ordinal()],
+                }));
             }
             Layout::Packed { target_bytes } => {
                 let shards: Vec<&Shard> = cx.snapshot.shards.iter().collect();
+                let count = |shard: &&Shard| Ok(cx.live_at_end(shard)?.on(cx.plan.sink_input).count_set_bits() as u64);
+                let kept = shards.iter().map(count).collect::<Result<Vec<u64>>>()?;
                 let rows: Vec<u64> = match (kind, sink.write) {
                     (_, Write::Annotate) => shards.iter().map(|shard| shard.rows_used).collect(),
-                    ("dropped", _) => shards.iter().zip(kept).map(|(shard, kept)| shard.rows_used - kept).collect(),
-                    _ => kept.to_vec(),
+                    ("dropped", _) => shards.iter().zip(&kept).map(|(shard, kept)| shard.rows_used - kept).collect(),
+                    _ => kept,
                 };
                 for (index, pack) in pack::plan(&shards, &rows, target_bytes).into_iter().enumerate() {
                     if let Some(first) = shards.get(pack.shards.start) {
-                        jobs.push(Job { path: under(kind, first, &format!("part-{index:06}.parquet")), kind, shards: pack.shards.collect() });
+                        jobs.push(Job {
+                            path: under(kind, first, &format!("part-{index:06}.parquet")),
+                            kind,
+                            shards: pack.shards.collect(),
+                        });
                     }
                 }
             }
         }
     }
-    jobs
+    Ok(jobs)
 }
 
 fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
@@ -107,12 +118,14 @@ fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
     if let Some(parent) = path.parent() {
         local::create_dir_all(parent)?;
     }
-    let first = job.shards.first().and_then(|shard| cx.snapshot.shards.get(*shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
+    let first =
+        job.shards.first().and_then(|shard| cx.snapshot.shards.get(*shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
     let annotate = sink.write == Write::Annotate;
     let extra = extra_fields(cx, annotate)?;
     for field in &extra {
         if first.schema.field_with_name(field.name()).is_ok() {
-            return Err(Error::input(format!("an added column is in the shards already column=`{}`", field.name())).hint("give the stage another id"));
+            return Err(Error::input(format!("an added column is in the shards already column=`{}`", field.name()))
+                .hint("give the stage another id"));
         }
     }
     let options = WriterOptions { zstd_level: sink.zstd_level, row_group_rows: sink.row_group_rows, extra: extra.clone(), copy: true };
@@ -150,7 +163,11 @@ fn extra_fields(cx: &RunContext, annotate: bool) -> Result<Vec<FieldRef>> {
     }
     for stage in &cx.plan.add {
         let item = Arc::new(Field::new("item", DataType::Float32, false));
-        fields.push(Arc::new(Field::new(cx.plan.stages[*stage].id.as_str(), DataType::FixedSizeList(item, dimensions(cx, *stage)? as i32), true)));
+        fields.push(Arc::new(Field::new(
+            cx.plan.stages[*stage].id.as_str(),
+            DataType::FixedSizeList(item, dimensions(cx, *stage)? as i32),
+            true,
+        )));
     }
     Ok(fields)
 }
@@ -175,7 +192,8 @@ fn annotations(folder: &Path, shard: &Shard) -> Result<Vec<ArrayRef>> {
     ANNOTATIONS
         .iter()
         .map(|name| {
-            let parts: Vec<&dyn arrow::array::Array> = batches.iter().filter_map(|batch| batch.column_by_name(name).map(AsRef::as_ref)).collect();
+            let parts: Vec<&dyn arrow::array::Array> =
+                batches.iter().filter_map(|batch| batch.column_by_name(name).map(AsRef::as_ref)).collect();
             if parts.is_empty() {
                 let field = lineage::schema();
                 let field = field.field_with_name(name).context(Kind::Internal, || "lineage lacks a column".into())?;
@@ -212,8 +230,9 @@ fn vectors(cx: &RunContext, shard: &Shard, stage: usize) -> Result<ArrayRef> {
     }
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let nulls: Option<NullBuffer> = None;
-    let list = FixedSizeListArray::try_new_with_length(item, dimensions as i32, Arc::new(Float32Array::from(values)), nulls, count as usize)
-        .context(Kind::Internal, internal)?;
+    let list =
+        FixedSizeListArray::try_new_with_length(item, dimensions as i32, Arc::new(Float32Array::from(values)), nulls, count as usize)
+            .context(Kind::Internal, internal)?;
     if list.is_empty() {
         return Ok(arrow::array::new_null_array(list.data_type(), rows));
     }

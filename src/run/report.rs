@@ -51,17 +51,35 @@ impl Summary {
                 let _ = writeln!(text, "{}: {line}", stage.stage);
             }
         }
+        let _ = writeln!(text, "{:<34} {:>12}", "phase", "seconds");
+        for phase in &self.record.phases {
+            let rate = if phase.bytes > 0 && phase.seconds > 0.0 {
+                format!("  {}/s", bytes((phase.bytes as f64 / phase.seconds) as u64))
+            } else {
+                String::new()
+            };
+            let _ = writeln!(text, "  {:<32} {:>12.2}{rate}", phase.name, phase.seconds);
+        }
         let data: u64 = self.manifest.files.iter().filter(|file| file.kind != "lineage").map(|file| file.bytes).sum();
         let input: u64 = self.manifest.inputs.iter().map(|input| input.bytes).sum();
         let _ = write!(text, "{} of shards read, {} written", bytes(input), bytes(data));
         if self.record.bytes_written > 0 {
-            let _ = write!(text, " ({:.0} % copied without decoding)", 100.0 * self.record.bytes_copied as f64 / self.record.bytes_written as f64);
+            let _ = write!(
+                text,
+                " ({:.0} % copied without decoding)",
+                100.0 * self.record.bytes_copied as f64 / self.record.bytes_written as f64
+            );
         }
         let _ = write!(text, "\n{:.1} s with {} threads", self.record.seconds, self.record.threads);
         if let Some(peak) = self.record.peak_memory_bytes {
             let _ = write!(text, ", peak memory {}", bytes(peak));
         }
-        let _ = write!(text, ", {} of {} tasks cached", count(self.record.tasks_cached), count(self.record.tasks_cached + self.record.tasks_run));
+        let _ = write!(
+            text,
+            ", {} of {} tasks cached",
+            count(self.record.tasks_cached),
+            count(self.record.tasks_cached + self.record.tasks_run)
+        );
         let _ = writeln!(text, "\n{}", self.sink.display());
         text
     }
@@ -70,7 +88,9 @@ impl Summary {
 /// What a stage counted that is worth a line.
 fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     let mut lines = Vec::new();
-    let nonzero = |value: &Value| value.as_object().is_some_and(|counts| counts.iter().any(|(status, count)| status != "ok" && count.as_u64() != Some(0)));
+    let nonzero = |value: &Value| {
+        value.as_object().is_some_and(|counts| counts.iter().any(|(status, count)| status != "ok" && count.as_u64() != Some(0)))
+    };
     for name in ["statuses", "bad_vectors"] {
         if let Some(counts) = report.get(name).filter(|counts| nonzero(counts)) {
             lines.push(format!("vectors that cannot be compared: {counts}"));

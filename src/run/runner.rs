@@ -13,7 +13,7 @@ use super::report::Summary;
 use super::scan::ScanTask;
 use super::task::{Descriptor, run_tasks};
 use super::{barrier, feature, lineage, prune};
-use crate::config::model::Source;
+use crate::config::model::{Source, Write};
 use crate::dataset::schema::{NeededColumn, Wanted, reconcile};
 use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
 use crate::embed::{Embedder, ModelFiles, runtime};
@@ -26,7 +26,7 @@ use crate::plan::compile::Plan;
 use crate::plan::task;
 use crate::stages::StageConfig;
 use crate::stages::embed::{EmbedInput, ModelSource};
-use crate::stages::seam::{SharedEmbedder, Shape};
+use crate::stages::seam::{Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
 use crate::state::commit::{Publication, check_free, recover};
 use crate::state::lineage::file_name;
@@ -126,7 +126,7 @@ impl Prepared {
         for (index, config, text) in wanted {
             let stage = &self.plan.stages[index].id;
             let source = self.model_source(&text.model, options.root.as_ref())?;
-            let files = ModelFiles::load(&source, |path, limit| local::read_to_vec(path, limit))?;
+            let files = ModelFiles::load(&source, local::read_to_vec)?;
             let embedder = Embedder::open(backend, &files, text.options(config, options.threads, session_bytes))
                 .map_err(|error| error.context(format!("stage `{stage}` cannot embed")))?;
             for note in embedder.notes() {
@@ -199,8 +199,11 @@ pub(super) fn schemas(plan: &Plan, snapshot: &Snapshot) -> Result<Vec<SchemaRef>
                     let shadowed = |name: &String| name == role && declared.as_deref().is_some_and(|column| column != role);
                     let in_shards = snapshot.shards.iter().any(|shard| shard.source == index && shard.schema.field_with_name(role).is_ok());
                     if needs.columns.iter().any(shadowed) && in_shards {
-                        return Err(Error::input(format!("`{role}` is ambiguous: the role is another column than the one of that name stage=`{}` source=`{}`", stage.id, source.id))
-                            .hint(format!("rename the column `{role}`, or declare it as the role")));
+                        return Err(Error::input(format!(
+                            "`{role}` is ambiguous: the role is another column than the one of that name stage=`{}` source=`{}`",
+                            stage.id, source.id
+                        ))
+                        .hint(format!("rename the column `{role}`, or declare it as the role")));
                     }
                 }
                 for name in &needs.columns {
@@ -216,7 +219,10 @@ pub(super) fn schemas(plan: &Plan, snapshot: &Snapshot) -> Result<Vec<SchemaRef>
 /// Runs a pipeline.
 pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, stop_on: impl FnOnce(&Engine)) -> Result<Summary> {
     let started = (unix_seconds(), Stopwatch::start());
-    // What would be refused at the end is refused before the work.
+    // What would be refused at the end is refused before the work: folders that are one through links, an output that is there.
+    if let Err(problems) = prepared.checked.follow_links(&prepared.file, options.root.as_ref()) {
+        problems.into_result(&prepared.file.display().to_string())?;
+    }
     recover(&prepared.sink)?;
     check_free(&prepared.sink, options.overwrite)?;
     local::create_dir_all(&prepared.work)?;
@@ -304,10 +310,22 @@ async fn carry_out(
     let folder = publication.folder().to_owned();
     local::create_dir_all(&folder.join("lineage"))?;
     let phase = telemetry.phase("lineage", cx.snapshot.shards.len() as u64, 0);
-    let lineages = lineage::write(&cx, &folder, &run_id.to_string()).await?;
-    phase.finish();
-    let kept: Vec<u64> = lineages.iter().map(|lineage| lineage.kept).collect();
-    let data = prune::write(&cx, &folder, &kept).await?;
+    let run_name = run_id.to_string();
+    let lineage = lineage::write(&cx, &folder, &run_name);
+    // The shards do not wait for the lineage, unless they are annotated with it.
+    let (lineages, data) = if cx.plan.sink.write == Write::Annotate {
+        let lineages = lineage.await?;
+        phase.finish();
+        (lineages, prune::write(&cx, &folder).await?)
+    } else {
+        let lineage = async {
+            let lineages = lineage.await;
+            phase.finish();
+            lineages
+        };
+        let (lineages, data) = futures::join!(lineage, prune::write(&cx, &folder));
+        (lineages?, data?)
+    };
 
     let manifest = manifest_of(&cx, canonical, run_id.to_string(), &lineages, &data, &reports);
     check_sums(&manifest, &data)?;
@@ -358,7 +376,12 @@ async fn scan(context: &RunContext, schemas: &[SchemaRef]) -> Result<(u64, u64)>
     tasks.sort_by_key(|task| task.ordinal);
     let ran = tasks.len() as u64;
     let scans: Vec<ScanTask> = (0..context.plan.sources.len())
-        .map(|source| ScanTask { plan: Arc::clone(&context.plan), source, schema: Arc::clone(&schemas[source]), batch_rows: context.engine.batch_rows() })
+        .map(|source| ScanTask {
+            plan: Arc::clone(&context.plan),
+            source,
+            schema: Arc::clone(&schemas[source]),
+            batch_rows: context.engine.batch_rows(),
+        })
         .collect();
     let phase = context.telemetry.phase("scan", ran, tasks.iter().map(|task| task.bytes).sum());
     let (snapshot, artefacts, stop) = (Arc::clone(&context.snapshot), context.artefacts.clone(), context.engine.stop().clone());
@@ -437,7 +460,6 @@ fn manifest_of(
 
 /// Sums of the lineage against what the files hold.
 fn check_sums(manifest: &Manifest, data: &[DataFile]) -> Result<()> {
-    use crate::config::model::Write;
     let of = |kind: &str| data.iter().filter(|file| file.kind == kind).map(|file| file.written.rows).sum::<u64>();
     let write = manifest.plan.pointer("/sink/write").and_then(Value::as_str).and_then(Write::from_word).unwrap_or(Write::Data);
     let rows = &manifest.rows;

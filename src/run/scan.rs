@@ -70,7 +70,10 @@ impl ScanTask {
         }
         let file = writer.finish()?;
         if file.rows != shard.rows_used {
-            return Err(Error::input(format!("a shard gave another number of rows than its footer says path=`{}` footer=`{}` read=`{}`", shard.path, shard.rows_used, file.rows)));
+            return Err(Error::input(format!(
+                "a shard gave another number of rows than its footer says path=`{}` footer=`{}` read=`{}`",
+                shard.path, shard.rows_used, file.rows
+            )));
         }
         Ok(receipt(file))
     }
@@ -83,7 +86,9 @@ impl ScanTask {
                 let stage = &self.plan.stages[*index];
                 let operator = stage.config.row_local(&ScanContext { stage: &stage.id, roles, schema })?;
                 let decides = stage.config.shape() == crate::stages::seam::Shape::RowLocal;
-                let columns = operator.as_ref().map_or_else(Vec::new, |operator| operator.makes().iter().map(|field| field.as_ref().clone()).collect());
+                let columns = operator
+                    .as_ref()
+                    .map_or_else(Vec::new, |operator| operator.makes().iter().map(|field| field.as_ref().clone()).collect());
                 Ok(Step { stage: *index, operator, decides, columns })
             })
             .collect()
@@ -96,7 +101,9 @@ impl ScanTask {
         let mut columns: Vec<ArrayRef> = vec![Arc::clone(row)];
         if let Some(id) = &roles.id {
             let ids = batch.column_by_name(id).ok_or_else(|| Error::internal("a scan without ids"))?;
-            columns.push(cast(ids, &DataType::Utf8).context(Kind::Input, || format!("the id column cannot be written as text column=`{id}`"))?);
+            columns.push(
+                cast(ids, &DataType::Utf8).context(Kind::Input, || format!("the id column cannot be written as text column=`{id}`"))?,
+            );
         }
         // What each stage of the plan may let through; barriers and features let everything through here.
         let mut through: Vec<Option<BooleanBuffer>> = vec![None; self.plan.stages.len()];
@@ -120,7 +127,12 @@ impl ScanTask {
                 && let Some(operator) = step.operator.as_mut()
             {
                 let all = live.count_set_bits() == rows;
-                let seen = if all { batch.clone() } else { filter_record_batch(batch, &BooleanArray::new(live.clone(), None)).context(Kind::Internal, || "cannot narrow a batch".into())? };
+                let seen = if all {
+                    batch.clone()
+                } else {
+                    filter_record_batch(batch, &BooleanArray::new(live.clone(), None))
+                        .context(Kind::Internal, || "cannot narrow a batch".into())?
+                };
                 let result = operator.apply(&seen).map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
                 if step.decides {
                     live = passed(&result, first, rows)?;

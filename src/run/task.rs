@@ -43,7 +43,8 @@ impl Descriptor {
     }
 
     fn from_row(row: &RecordBatch) -> Result<Self> {
-        let key = TaskKey::from_hex(row.column(1).as_string::<i32>().value(0)).ok_or_else(|| Error::internal("a descriptor without a key"))?;
+        let key =
+            TaskKey::from_hex(row.column(1).as_string::<i32>().value(0)).ok_or_else(|| Error::internal("a descriptor without a key"))?;
         let number = |column: usize| row.column(column).as_primitive::<UInt64Type>().value(0);
         Ok(Self { ordinal: number(0) as usize, key, bytes: number(2) })
     }

@@ -44,8 +44,12 @@ pub(super) fn order_type(cx: &ScanContext<'_>, field: &Field) -> Result<DataType
         DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, None),
         DataType::Decimal128(..) | DataType::Decimal32(..) | DataType::Decimal64(..) => DataType::Float64,
         other => {
-            return Err(Error::input(format!("rows cannot be ordered by this column stage=`{}` column=`{}` type=`{other}`", cx.stage, field.name()))
-                .hint("order by a column of numbers, times or text"));
+            return Err(Error::input(format!(
+                "rows cannot be ordered by this column stage=`{}` column=`{}` type=`{other}`",
+                cx.stage,
+                field.name()
+            ))
+            .hint("order by a column of numbers, times or text"));
         }
     })
 }
@@ -82,11 +86,6 @@ impl Drops {
         self.kept.push(kept);
         self.scores.push(score);
         self.details.push(detail);
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
     }
 
     /// The batch.

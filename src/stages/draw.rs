@@ -54,20 +54,17 @@ impl RowLocal for Draw {
     }
 
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let draws: UInt64Array = match self.id {
-            Some(id) => {
-                let ids = cast(batch.column(id), &DataType::Utf8).context(Kind::Input, || "an id cannot be written as text".into())?;
-                let ids = text_values(ids.as_ref())?;
-                // Rows without an id draw alike: nothing tells them apart.
-                (0..batch.num_rows()).map(|row| Some(self.random.draw(ids.get(row).map_or(&[][..], str::as_bytes)))).collect()
-            }
-            None => {
-                let fields = self.content.iter().map(|index| SortField::new(batch.column(*index).data_type().clone())).collect();
-                let columns: Vec<_> = self.content.iter().map(|index| Arc::clone(batch.column(*index))).collect();
-                let converter = RowConverter::new(fields).context(Kind::Input, || "rows of these types cannot be sampled by content".into())?;
-                let rows = converter.convert_columns(&columns).context(Kind::Input, || "rows cannot be sampled by content".into())?;
-                rows.iter().map(|row| Some(self.random.draw(row.as_ref()))).collect()
-            }
+        let draws: UInt64Array = if let Some(id) = self.id {
+            let ids = cast(batch.column(id), &DataType::Utf8).context(Kind::Input, || "an id cannot be written as text".into())?;
+            let ids = text_values(ids.as_ref())?;
+            // Rows without an id draw alike: nothing tells them apart.
+            (0..batch.num_rows()).map(|row| Some(self.random.draw(ids.get(row).map_or(&[][..], str::as_bytes)))).collect()
+        } else {
+            let fields = self.content.iter().map(|index| SortField::new(batch.column(*index).data_type().clone())).collect();
+            let columns: Vec<_> = self.content.iter().map(|index| Arc::clone(batch.column(*index))).collect();
+            let converter = RowConverter::new(fields).context(Kind::Input, || "rows of these types cannot be sampled by content".into())?;
+            let rows = converter.convert_columns(&columns).context(Kind::Input, || "rows cannot be sampled by content".into())?;
+            rows.iter().map(|row| Some(self.random.draw(row.as_ref()))).collect()
         };
         let columns = vec![Arc::clone(batch.column(self.row)), Arc::new(draws) as _];
         RecordBatch::try_new(Arc::clone(&self.output), columns).context(Kind::Internal, || "cannot build draws".into())

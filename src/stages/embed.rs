@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float32Array, LargeListArray, RecordBatch, UInt8Array, UInt64Array};
+use arrow::array::{
+    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float16Array, Float32Array, LargeListArray, RecordBatch, UInt8Array, UInt64Array,
+};
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field as ArrowField, Float32Type, Schema, SchemaRef, UInt64Type};
 use serde_json::{Map, Value, json};
 
 use super::policy::{self, OnBadVector};
-use super::seam::{Feature, Needs, ROW, Roles, RowLocal, STATUS, ScanContext, Shape as StageShape, SharedEmbedder, Stage, Start, VECTOR};
+use super::seam::{
+    Feature, Needs, ROW, Roles, RowLocal, STATUS, ScanContext, Shape as StageShape, SharedEmbedder, Stage, Start, VECTOR, WriteBatch,
+};
 use crate::dataset::schema::text_values;
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -317,7 +321,9 @@ impl TextEmbed {
 pub fn feature(config: &EmbedConfig, embedder: Option<SharedEmbedder>) -> Result<Box<dyn Feature>> {
     match (&config.input, embedder) {
         (EmbedInput::Column(_), _) => Ok(Box::new(Supplied { config: config.clone() })),
-        (EmbedInput::Text(_), Some(embedder)) => Ok(Box::new(Modelled { precision: config.precision, on_bad_vector: config.on_bad_vector, embedder })),
+        (EmbedInput::Text(_), Some(embedder)) => {
+            Ok(Box::new(Modelled { precision: config.precision, on_bad_vector: config.on_bad_vector, embedder }))
+        }
         (EmbedInput::Text(_), None) => Err(Error::internal("an embed stage without its model")),
     }
 }
@@ -340,8 +346,7 @@ impl Feature for Modelled {
             let rows = rows.ok_or_else(|| Error::internal("an embedder gave a window that it was not given"))?;
             tally.tokens += made.tokens;
             tally.truncated += made.truncated;
-            tally.count(&made.statuses);
-            table.write(rows, made.vectors, &made.statuses)
+            table.write(rows, made.vectors, made.statuses, &mut tally)
         })?;
         tally.finish(self.on_bad_vector)
     }
@@ -441,12 +446,16 @@ impl Supplied {
         let lists = Lists::of(batch.column(0))?;
         for row in 0..rows.len() {
             let from = data.len();
-            let status = match lists.get(row)? {
+            let status = match lists.get(row) {
                 None => Status::Null,
                 Some(values) if values.len() != dimensions => Status::WrongDimension,
                 Some(values) => {
                     data.extend_from_slice(&values.values()[..kept]);
-                    if values.null_count() > 0 { Status::NotFinite } else { guard::check_supplied(&mut data[from..], kept, self.config.normalize) }
+                    if values.null_count() > 0 {
+                        Status::NotFinite
+                    } else {
+                        guard::check_supplied(&mut data[from..], kept, self.config.normalize)
+                    }
                 }
             };
             if status != Status::Ok {
@@ -455,8 +464,7 @@ impl Supplied {
             }
             statuses.push(status);
         }
-        tally.count(&statuses);
-        table.write(rows, data, &statuses)
+        table.write(rows, data, statuses, tally)
     }
 }
 
@@ -475,7 +483,8 @@ impl Lists {
         let item = |field: &ArrowField| Arc::new(ArrowField::new("item", DataType::Float32, field.is_nullable()));
         Ok(match array.data_type() {
             DataType::FixedSizeList(field, size) if field.data_type().is_numeric() => {
-                let array = cast(array, &DataType::FixedSizeList(item(field), *size)).context(Kind::Input, || "cannot read vectors".into())?;
+                let array =
+                    cast(array, &DataType::FixedSizeList(item(field), *size)).context(Kind::Input, || "cannot read vectors".into())?;
                 Self::Fixed(array.as_fixed_size_list().clone())
             }
             DataType::List(field) | DataType::LargeList(field) if field.data_type().is_numeric() => {
@@ -486,12 +495,12 @@ impl Lists {
         })
     }
 
-    fn get(&self, row: usize) -> Result<Option<Float32Array>> {
+    fn get(&self, row: usize) -> Option<Float32Array> {
         let (valid, values) = match self {
             Self::Fixed(lists) => (lists.is_valid(row), lists.value(row)),
             Self::Variable(lists) => (lists.is_valid(row), lists.value(row)),
         };
-        Ok(valid.then(|| values.as_primitive::<Float32Type>().clone()))
+        valid.then(|| values.as_primitive::<Float32Type>().clone())
     }
 }
 
@@ -502,7 +511,7 @@ fn list_dimensions(array: &ArrayRef) -> Result<Option<usize>> {
     }
     let lists = Lists::of(array)?;
     for row in 0..array.len() {
-        if let Some(first) = lists.get(row)?.filter(|values| !values.is_empty()) {
+        if let Some(first) = lists.get(row).filter(|values| !values.is_empty()) {
             return Ok(Some(first.len()));
         }
     }
@@ -515,7 +524,7 @@ struct VectorTable<'a> {
     dimensions: usize,
     /// The dimension before `dims` cut it.
     full: usize,
-    write: Box<dyn FnMut(&RecordBatch) -> Result<()> + 'a>,
+    write: WriteBatch<'a>,
 }
 
 impl<'a> VectorTable<'a> {
@@ -534,14 +543,27 @@ impl<'a> VectorTable<'a> {
         Ok(Self { schema, dimensions, full: dimensions, write })
     }
 
-    fn write(&mut self, rows: Vec<u64>, vectors: Vec<f32>, statuses: &[Status]) -> Result<()> {
+    /// Writes the vectors of `rows`, counted in `tally`. Half precision may find more of them unsound.
+    fn write(&mut self, rows: Vec<u64>, vectors: Vec<f32>, mut statuses: Vec<Status>, tally: &mut Tally) -> Result<()> {
         let internal = || "cannot build vectors".to_owned();
         let DataType::FixedSizeList(item, size) = self.schema.field(1).data_type() else { return Err(Error::internal(internal())) };
         debug_assert_eq!(vectors.len(), rows.len() * self.dimensions);
-        let values: ArrayRef = Arc::new(Float32Array::from(vectors));
-        let values = cast(&values, item.data_type()).context(Kind::Internal, internal)?;
+        let values: ArrayRef = if item.data_type() == &DataType::Float16 {
+            let mut halves = Vec::with_capacity(vectors.len());
+            for (row, status) in statuses.iter_mut().enumerate() {
+                let found = guard::to_f16(&vectors[row * self.dimensions..(row + 1) * self.dimensions], &mut halves);
+                if *status == Status::Ok {
+                    *status = found;
+                }
+            }
+            Arc::new(Float16Array::from(halves))
+        } else {
+            Arc::new(Float32Array::from(vectors))
+        };
+        tally.count(&statuses);
         let valid: NullBuffer = statuses.iter().map(|status| *status == Status::Ok).collect::<Vec<bool>>().into();
-        let list = FixedSizeListArray::try_new_with_length(Arc::clone(item), *size, values, Some(valid), rows.len()).context(Kind::Internal, internal)?;
+        let list = FixedSizeListArray::try_new_with_length(Arc::clone(item), *size, values, Some(valid), rows.len())
+            .context(Kind::Internal, internal)?;
         let codes = UInt8Array::from_iter_values(statuses.iter().map(|status| status.code()));
         let columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(rows)), Arc::new(list), Arc::new(codes)];
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).context(Kind::Internal, internal)?;

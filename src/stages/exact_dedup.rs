@@ -218,12 +218,7 @@ impl RowLocal for Fingerprinter {
         let rows = batch.num_rows();
         let (mut high, mut low, mut lengths) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::new());
         for row in 0..rows {
-            self.buffer.clear();
-            let mut length = 0;
-            for column in &values {
-                length += column.append(row, &self.steps, &mut self.normaliser, &mut self.buffer);
-            }
-            let hash = blake3::hash(&self.buffer);
+            let (hash, length) = self.hash(&values, row);
             let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *hash.as_bytes();
             high.push(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
             low.push(u64::from_le_bytes([i, j, k, l, m, n, o, p]));
@@ -242,6 +237,28 @@ impl RowLocal for Fingerprinter {
     }
 }
 
+impl Fingerprinter {
+    /// The hash of a row's values, and their bytes in the shard.
+    fn hash(&mut self, values: &[Values<'_>], row: usize) -> (blake3::Hash, usize) {
+        // A long text that is taken as it stands is hashed where it lies.
+        if let ([Values::Text(text)], []) = (values, self.steps.as_slice())
+            && let Some(text) = text.get(row).filter(|text| text.len() >= LONG_TEXT)
+        {
+            self.buffer.clear();
+            tag(TEXT, text.len(), &mut self.buffer);
+            return (blake3::Hasher::new().update(&self.buffer).update(text.as_bytes()).finalize(), text.len());
+        }
+        self.buffer.clear();
+        let length = values.iter().map(|column| column.append(row, &self.steps, &mut self.normaliser, &mut self.buffer)).sum();
+        (blake3::hash(&self.buffer), length)
+    }
+}
+
+/// From this length on, copying a text costs more than starting a hasher.
+const LONG_TEXT: usize = 2048;
+/// The tag of a text.
+const TEXT: u8 = 1;
+
 /// One column's values as bytes.
 enum Values<'a> {
     Text(TextValues<'a>),
@@ -255,9 +272,11 @@ impl<'a> Values<'a> {
         if is_text(array.data_type()) {
             return text_values(array.as_ref()).map(Self::Text);
         }
-        let binary = matches!(array.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_));
+        let binary =
+            matches!(array.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_));
         let target = if binary { DataType::Binary } else { DataType::Utf8 };
-        let array = cast(array, &target).context(Kind::Input, || format!("a column of this type cannot be compared type=`{}`", array.data_type()))?;
+        let array = cast(array, &target)
+            .context(Kind::Input, || format!("a column of this type cannot be compared type=`{}`", array.data_type()))?;
         Ok(if binary { Self::Binary(array.as_binary::<i32>().clone()) } else { Self::Other(array.as_string::<i32>().clone()) })
     }
 
@@ -267,7 +286,7 @@ impl<'a> Values<'a> {
             Self::Text(text) => {
                 let Some(text) = text.get(row) else { return null(buffer) };
                 let length = text.len();
-                tagged(1, normalise(steps, text, normaliser).as_bytes(), buffer);
+                tagged(TEXT, normalise(steps, text, normaliser).as_bytes(), buffer);
                 return length;
             }
             Self::Binary(array) if array.is_valid(row) => (2, array.value(row)),
@@ -284,9 +303,13 @@ fn null(buffer: &mut Vec<u8>) -> usize {
     0
 }
 
-fn tagged(tag: u8, bytes: &[u8], buffer: &mut Vec<u8>) {
+fn tag(tag: u8, length: usize, buffer: &mut Vec<u8>) {
     buffer.push(tag);
-    buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    buffer.extend_from_slice(&(length as u64).to_le_bytes());
+}
+
+fn tagged(kind: u8, bytes: &[u8], buffer: &mut Vec<u8>) {
+    tag(kind, bytes.len(), buffer);
     buffer.extend_from_slice(bytes);
 }
 
@@ -297,7 +320,7 @@ struct ExactDedup {
 }
 
 impl Barrier for ExactDedup {
-    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let mut keys = vec![SortKey::ascending(HIGH), SortKey::ascending(LOW)];
             match &self.keep {
@@ -313,7 +336,9 @@ impl Barrier for ExactDedup {
                 let mut drops = Drops::default();
                 for ((high, low), row) in high.values().iter().zip(low.values()).zip(rows.values()) {
                     match group {
-                        Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None),
+                        Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => {
+                            drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None);
+                        }
                         _ => group = Some((*high, *low, *row)),
                     }
                 }

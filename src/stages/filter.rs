@@ -101,7 +101,8 @@ impl Filter {
             fields.push(cx.schema.field(index).clone().with_name(name));
         }
         let schema = Arc::new(Schema::new(fields));
-        let predicate = expr::compile(predicate, Arc::clone(&schema)).map_err(|error| error.context(format!("cannot use the predicate stage=`{}`", cx.stage)))?;
+        let predicate = expr::compile(predicate, Arc::clone(&schema))
+            .map_err(|error| error.context(format!("cannot use the predicate stage=`{}`", cx.stage)))?;
         let row = row_column(cx)?;
         Ok(Self { predicate, columns, schema, row, output: row_schema(&ArrowFields::empty()) })
     }
@@ -115,7 +116,8 @@ impl RowLocal for Filter {
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.columns.iter().map(|index| Arc::clone(batch.column(*index))).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let named = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).context(Kind::Internal, || "cannot name columns".into())?;
+        let named = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .context(Kind::Internal, || "cannot name columns".into())?;
         let passes = expr::evaluate(&self.predicate, &named)?;
         // SQL's third value counts as false.
         let passes = if passes.null_count() > 0 { prep_null_mask_filter(&passes) } else { passes };

@@ -125,7 +125,7 @@ struct Prototypes {
 }
 
 impl Barrier for Prototypes {
-    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let gathered = gather(engine, input).await?;
             let (drops, report) = spawn::blocking("selecting prototypes", move || self.decide(&gathered)).await?;

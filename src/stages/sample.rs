@@ -119,7 +119,7 @@ struct Smallest {
 }
 
 impl Barrier for Smallest {
-    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let sorted = sort(engine, input.stream, &[SortKey::ascending(draw::COLUMN), SortKey::ascending(ROW_ID)])?;
             let mut rank = 0_u64;

@@ -112,8 +112,10 @@ pub trait RowLocal: Send {
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch>;
 }
 
+/// Writes a batch of a feature's table.
+pub type WriteBatch<'a> = Box<dyn FnMut(&RecordBatch) -> Result<()> + 'a>;
 /// Starts a feature's table: takes its schema ([`ROW`] first) and gives what writes a batch.
-pub type Start<'a> = dyn FnMut(&SchemaRef) -> Result<Box<dyn FnMut(&RecordBatch) -> Result<()> + 'a>> + 'a;
+pub type Start<'a> = dyn FnMut(&SchemaRef) -> Result<WriteBatch<'a>> + 'a;
 
 /// An expensive narrow row for each live row of a shard.
 pub trait Feature: Send + Sync {
@@ -136,7 +138,7 @@ pub struct Narrow {
 /// Law: the result depends on the set of rows, not on arrival order or thread count.
 pub trait Barrier: Send {
     /// Runs it.
-    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>>;
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>>;
 }
 
 /// What a barrier decided. Every input row that `drops` does not name is kept.

@@ -208,7 +208,7 @@ struct SemanticDedup {
 }
 
 impl Barrier for SemanticDedup {
-    fn run<'a>(self: Box<Self>, engine: &'a Arc<Engine>, input: Narrow) -> BoxFuture<'a, Result<Outcome>> {
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let gathered = gather(engine, input).await?;
             let stop = engine.stop().clone();
@@ -257,8 +257,10 @@ impl SemanticDedup {
             OnEqual::Keep => cluster::OnEqual::Keep,
             OnEqual::Drop => cluster::OnEqual::Drop,
         };
-        let thresholds: Vec<Threshold> =
-            std::iter::once(config.epsilon).chain(config.report.iter().copied()).map(|epsilon| Threshold::epsilon(epsilon, on_equal)).collect();
+        let thresholds: Vec<Threshold> = std::iter::once(config.epsilon)
+            .chain(config.report.iter().copied())
+            .map(|epsilon| Threshold::epsilon(epsilon, on_equal))
+            .collect();
         // Cells are independent; inside a large one its blocks are.
         let decided = members.par_iter().map(|members| {
             stop.check()?;
@@ -270,7 +272,9 @@ impl SemanticDedup {
             for (count, decisions) in counts.iter_mut().zip(&decisions) {
                 *count += decisions.iter().flatten().count() as u64;
             }
-            for (place, dropped) in decisions.first().into_iter().flatten().enumerate().filter_map(|(place, dropped)| Some((place, (*dropped)?))) {
+            for (place, dropped) in
+                decisions.first().into_iter().flatten().enumerate().filter_map(|(place, dropped)| Some((place, (*dropped)?)))
+            {
                 let id = |place: u32| gathered.rows[members[place as usize] as usize];
                 let mut detail = Map::new();
                 if members.len() < rows {
@@ -302,9 +306,12 @@ impl SemanticDedup {
             .map(|(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": rows as u64 - dropped}))
             .collect();
         report.insert("by_epsilon".into(), Value::Array(by_epsilon));
-        if let Some(model) = model.filter(|_| members.len() > 1) {
-            report.insert("efficiency".into(), efficiency(gathered, &model, &cells, &members, thresholds.first()));
-        }
+        let efficiency = match model.filter(|_| members.len() > 1) {
+            Some(model) => efficiency(gathered, &model, &cells, &members, thresholds.first()),
+            // In one cell all pairs are compared.
+            None => json!({"eta_percent": 100.0}),
+        };
+        report.insert("efficiency".into(), efficiency);
         Ok((drops, report))
     }
 }
@@ -316,12 +323,12 @@ fn decide_cell(rule: Rule, matrix: Matrix<'_>, members: &[u32], thresholds: &[Th
     match rule {
         Rule::Star => {
             let mut star = Star::new(rows.len(), thresholds);
-            compare_earlier(rows, minimum, &mut star, Star::wants, Star::offer, |star, row| star.decide(row));
+            compare_earlier(rows, minimum, &mut star, Star::wants, Star::offer, Star::decide);
             star.finish()
         }
         Rule::AnyEarlier => {
             let mut any = AnyEarlier::new(rows.len());
-            compare_earlier(rows, minimum, &mut any, AnyEarlier::wants, AnyEarlier::offer, |any, row| any.decide(row));
+            compare_earlier(rows, minimum, &mut any, AnyEarlier::wants, AnyEarlier::offer, AnyEarlier::decide);
             let decisions = |threshold: &Threshold| {
                 any.decisions(*threshold, |dropped, kept| {
                     let (dropped, kept) = (rows.at(dropped), rows.at(kept));
@@ -332,7 +339,7 @@ fn decide_cell(rule: Rule, matrix: Matrix<'_>, members: &[u32], thresholds: &[Th
         }
         Rule::Components => {
             let mut components = Components::new(rows.len(), thresholds);
-            compare_earlier(rows, minimum, &mut components, Components::wants, Components::offer, |components, row| components.decide(row));
+            compare_earlier(rows, minimum, &mut components, Components::wants, Components::offer, Components::decide);
             components.finish(|a, b| similarity(rows.row(a as usize), rows.row(b as usize)))
         }
     }
@@ -350,7 +357,10 @@ fn efficiency(gathered: &Gathered, model: &KMeans, cells: &[u32], members: &[Vec
         near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let own = cells[row] as usize;
         let count = |cell: usize| {
-            members[cell].iter().filter(|other| **other as usize != row && threshold.accepts(similarity(vector, matrix.row(**other as usize)))).count() as u64
+            members[cell]
+                .iter()
+                .filter(|other| **other as usize != row && threshold.accepts(similarity(vector, matrix.row(**other as usize))))
+                .count() as u64
         };
         let within = count(own);
         let beyond: u64 = near.iter().filter(|(_, cell)| *cell != own).take(EFFICIENCY_CELLS).map(|(_, cell)| count(*cell)).sum();

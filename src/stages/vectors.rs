@@ -64,7 +64,10 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Ga
                 }
                 data.truncate(from);
             }
-            bad.push((ids.value(index), named.map_or("missing", |status| if status == Status::Ok { "zero_norm" } else { status.as_str() })));
+            bad.push((
+                ids.value(index),
+                named.map_or("missing", |status| if status == Status::Ok { "zero_norm" } else { status.as_str() }),
+            ));
         }
         let sound = arrow::array::UInt32Array::from(sound);
         if let Some(order) = batch.column_by_name("order") {
@@ -117,8 +120,12 @@ impl Gathered {
             }
         }
         if policy == OnBadVector::Fail && !self.bad.is_empty() {
-            return Err(Error::input(format!("rows have vectors that cannot be compared rows=`{}` statuses=`{}`", self.bad.len(), Value::Object(counts)))
-                .hint("mend the rows, filter them out, or set `on_bad_vector: keep`"));
+            return Err(Error::input(format!(
+                "rows have vectors that cannot be compared rows=`{}` statuses=`{}`",
+                self.bad.len(),
+                Value::Object(counts)
+            ))
+            .hint("mend the rows, filter them out, or set `on_bad_vector: keep`"));
         }
         report.insert("bad_vectors".into(), Value::Object(counts));
         Ok(())
@@ -133,7 +140,8 @@ mod tests {
 
     #[test]
     fn ranks_follow_values_over_batches() {
-        let numbers: Vec<ArrayRef> = vec![Arc::new(Float64Array::from(vec![Some(2.0), None])), Arc::new(Float64Array::from(vec![Some(-1.0), Some(2.0)]))];
+        let numbers: Vec<ArrayRef> =
+            vec![Arc::new(Float64Array::from(vec![Some(2.0), None])), Arc::new(Float64Array::from(vec![Some(-1.0), Some(2.0)]))];
         assert_eq!(ranks(&numbers).unwrap(), [Some(1), None, Some(0), Some(1)]);
         let texts: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec!["b", "a", "c"]))];
         assert_eq!(ranks(&texts).unwrap(), [Some(1), Some(0), Some(2)]);

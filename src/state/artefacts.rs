@@ -92,7 +92,7 @@ impl Artefacts {
     /// Ends a task: its files are there, and now they count.
     pub fn commit(&self, key: &TaskKey, receipt: &Receipt) -> Result<()> {
         let text = serde_json::to_vec(receipt).context(Kind::Internal, || "cannot write a receipt".into())?;
-        local::write_file(&self.receipt_path(key), &text)?;
+        local::write_file_unsynced(&self.receipt_path(key), &text)?;
         Ok(())
     }
 
@@ -139,7 +139,8 @@ impl TableWriter {
             properties = properties.set_column_encoding(ColumnPath::from(field.name().as_str()), Encoding::DELTA_BINARY_PACKED);
         }
         let file = local::AsideFile::create(&folder.join(name))?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build())).context(Kind::Internal, || "cannot start an artefact".into())?;
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build()))
+            .context(Kind::Internal, || "cannot start an artefact".into())?;
         Ok(Self { name: name.to_owned(), writer, rows: 0 })
     }
 
@@ -154,11 +155,11 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Ends the table: it is on disk when this returns.
+    /// Ends the table. It need not be on disk when this returns: a receipt counts only while the bytes have its hash.
     pub fn finish(self) -> Result<ReceiptFile> {
         let (name, rows) = (self.name, self.rows);
         let file = self.writer.into_inner().context(Kind::Storage, || format!("cannot write an artefact name=`{name}`"))?;
-        let written = file.finish()?;
+        let written = file.finish_unsynced()?;
         Ok(ReceiptFile { name, bytes: written.bytes, blake3: written.hash.to_string(), rows })
     }
 }
@@ -171,7 +172,8 @@ pub fn read_table(path: &Path, columns: Option<&[&str]>, batch_rows: usize) -> R
     let mask = match columns {
         // By place: names of narrow columns have points in them.
         Some(columns) => {
-            let roots = columns.iter().map(|name| builder.schema().index_of(name).context(Kind::State, describe)).collect::<Result<Vec<_>>>()?;
+            let roots =
+                columns.iter().map(|name| builder.schema().index_of(name).context(Kind::State, describe)).collect::<Result<Vec<_>>>()?;
             ProjectionMask::roots(builder.parquet_schema(), roots)
         }
         None => ProjectionMask::all(),
@@ -182,11 +184,15 @@ pub fn read_table(path: &Path, columns: Option<&[&str]>, batch_rows: usize) -> R
 /// The schema of a narrow table.
 pub fn table_schema(path: &Path) -> Result<SchemaRef> {
     let file = local::open(path)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).context(Kind::State, || format!("cannot read an artefact path=`{}`", path.display()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+        .context(Kind::State, || format!("cannot read an artefact path=`{}`", path.display()))?;
     Ok(builder.schema().clone())
 }
 
 /// The failure of a narrow table that can no longer be read.
+#[must_use]
 pub fn unreadable(path: &Path, error: arrow::error::ArrowError) -> Error {
-    Error::state(format!("cannot read an artefact path=`{}`", path.display())).caused_by(error).hint("delete the work folder and run again: results do not change")
+    Error::state(format!("cannot read an artefact path=`{}`", path.display()))
+        .caused_by(error)
+        .hint("delete the work folder and run again: results do not change")
 }

@@ -102,8 +102,17 @@ impl LineageWriter {
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .build();
         let file = AsideFile::create(path)?;
-        let writer = ArrowWriter::try_new(file, schema(), Some(properties)).context(Kind::Internal, || "cannot start a lineage file".into())?;
-        Ok(Self { writer, path: path.to_owned(), source: source.into(), shard: shard.into(), run_id: run_id.into(), pending: Vec::new(), next: 0 })
+        let writer =
+            ArrowWriter::try_new(file, schema(), Some(properties)).context(Kind::Internal, || "cannot start a lineage file".into())?;
+        Ok(Self {
+            writer,
+            path: path.to_owned(),
+            source: source.into(),
+            shard: shard.into(),
+            run_id: run_id.into(),
+            pending: Vec::new(),
+            next: 0,
+        })
     }
 
     /// Adds the next row.
@@ -119,10 +128,13 @@ impl LineageWriter {
     fn flush(&mut self) -> Result<()> {
         let rows = self.pending.len();
         let mut texts: Vec<StringBuilder> = (0..12).map(|_| StringBuilder::new()).collect();
-        let [source, shard, doc_id, decision, stage, reason, kept_source, kept_shard, kept_doc_id, kept_run_id, detail, run_id] = texts.as_mut_slice() else {
+        let [source, shard, doc_id, decision, stage, reason, kept_source, kept_shard, kept_doc_id, kept_run_id, detail, run_id] =
+            texts.as_mut_slice()
+        else {
             return Err(Error::internal("lineage has twelve text columns"));
         };
-        let (mut row, mut kept_row, mut copies) = (UInt64Builder::with_capacity(rows), UInt64Builder::with_capacity(rows), UInt64Builder::with_capacity(rows));
+        let (mut row, mut kept_row, mut copies) =
+            (UInt64Builder::with_capacity(rows), UInt64Builder::with_capacity(rows), UInt64Builder::with_capacity(rows));
         let mut score = Float64Builder::with_capacity(rows);
         for entry in self.pending.drain(..) {
             source.append_value(&self.source);

@@ -126,7 +126,8 @@ impl Manifest {
         match value.get("format").and_then(Value::as_u64) {
             Some(format) if format <= FORMAT => {}
             Some(format) => {
-                return Err(Error::state(format!("a later release wrote this manifest format=`{format}` known=`{FORMAT}`")).hint("use that release, or a later one"));
+                return Err(Error::state(format!("a later release wrote this manifest format=`{format}` known=`{FORMAT}`"))
+                    .hint("use that release, or a later one"));
             }
             None => return Err(Error::state(damaged())),
         }

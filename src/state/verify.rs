@@ -63,7 +63,8 @@ impl Stages {
         let ids = stages.iter().map(id).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
         let places: BTreeMap<String, usize> = ids.into_iter().enumerate().map(|(place, id)| (id, place)).collect();
         let inputs = |stage: &serde_json::Value| stage.get("inputs").and_then(|inputs| inputs.as_array().cloned()).unwrap_or_default();
-        let above = stages.iter().map(|stage| inputs(stage).iter().filter_map(|input| places.get(input.as_str()?).copied()).collect()).collect();
+        let above =
+            stages.iter().map(|stage| inputs(stage).iter().filter_map(|input| places.get(input.as_str()?).copied()).collect()).collect();
         Ok(Self { places, above })
     }
 
@@ -127,10 +128,15 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
             let batch = batch.context(Kind::State, || format!("cannot read lineage path=`{}`", input.lineage))?;
             let rows = column(&batch, "row")?.as_primitive::<UInt64Type>();
             let text = |name: &str| Ok::<_, Error>(column(&batch, name)?.as_string::<i32>().clone());
-            let (decision, stage, reason, source, shard, run_id) = (text("decision")?, text("stage")?, text("reason")?, text("source")?, text("shard")?, text("run_id")?);
+            let (decision, stage, reason, source, shard, run_id) =
+                (text("decision")?, text("stage")?, text("reason")?, text("source")?, text("shard")?, text("run_id")?);
             for index in 0..batch.num_rows() {
                 if rows.value(index) != expected {
-                    found.problem(format!("lineage skips or repeats a row shard=`{}` expected=`{expected}` found=`{}`", input.shard, rows.value(index)));
+                    found.problem(format!(
+                        "lineage skips or repeats a row shard=`{}` expected=`{expected}` found=`{}`",
+                        input.shard,
+                        rows.value(index)
+                    ));
                     return Ok(());
                 }
                 expected += 1;
@@ -145,7 +151,11 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
                     }
                     "reject" => rejected += 1,
                     other => {
-                        found.problem(format!("a decision has no meaning shard=`{}` row=`{}` decision=`{other}`", input.shard, rows.value(index)));
+                        found.problem(format!(
+                            "a decision has no meaning shard=`{}` row=`{}` decision=`{other}`",
+                            input.shard,
+                            rows.value(index)
+                        ));
                         return Ok(());
                     }
                 }
@@ -154,18 +164,25 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
         found.rows += expected;
         kept_total += kept;
         if (expected, kept) != (input.rows, input.kept) {
-            found.problem(format!("lineage and manifest count differently shard=`{}` rows=`{expected}/{}` kept=`{kept}/{}`", input.shard, input.rows, input.kept));
+            found.problem(format!(
+                "lineage and manifest count differently shard=`{}` rows=`{expected}/{}` kept=`{kept}/{}`",
+                input.shard, input.rows, input.kept
+            ));
         }
     }
     let dropped_total: u64 = dropped.values().sum();
     let counts = &manifest.rows;
     if (found.rows, kept_total, dropped_total, rejected) != (counts.input, counts.kept, counts.dropped, counts.rejected) {
-        found.problem(format!("rows do not add up input=`{}` kept=`{kept_total}` dropped=`{dropped_total}` rejected=`{rejected}`", found.rows));
+        found.problem(format!(
+            "rows do not add up input=`{}` kept=`{kept_total}` dropped=`{dropped_total}` rejected=`{rejected}`",
+            found.rows
+        ));
     }
     for stage in &manifest.stages {
         for (reason, rows) in &stage.dropped {
             if dropped.remove(&(stage.stage.clone(), reason.clone())).unwrap_or(0) != *rows {
-                found.problem(format!("a stage's sum differs from the lineage stage=`{}` reason=`{reason}` manifest=`{rows}`", stage.stage));
+                found
+                    .problem(format!("a stage's sum differs from the lineage stage=`{}` reason=`{reason}` manifest=`{rows}`", stage.stage));
             }
         }
     }
@@ -181,14 +198,24 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
         _ => (counts.kept, 0),
     };
     if (in_files("data"), in_files("dropped")) != (data, dropped) {
-        found.problem(format!("files hold another number of rows data=`{}/{data}` dropped=`{}/{dropped}`", in_files("data"), in_files("dropped")));
+        found.problem(format!(
+            "files hold another number of rows data=`{}/{data}` dropped=`{}/{dropped}`",
+            in_files("data"),
+            in_files("dropped")
+        ));
     }
     Ok(())
 }
 
 /// Each representative is kept, or the stage that dropped it stands below the one that named it; `copies` and
 /// `kept_doc_id` agree with the rows they speak of.
-async fn check_representatives(engine: &Arc<Engine>, folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut Verification) -> Result<()> {
+async fn check_representatives(
+    engine: &Arc<Engine>,
+    folder: &Path,
+    manifest: &Manifest,
+    stages: &Stages,
+    found: &mut Verification,
+) -> Result<()> {
     let shards: BTreeMap<(String, String), usize> =
         manifest.inputs.iter().enumerate().map(|(ordinal, input)| ((input.source.clone(), input.shard.clone()), ordinal)).collect();
     let paths = manifest.inputs.iter().map(|input| local::join_confined(folder, &input.lineage)).collect::<Result<Vec<_>>>()?;
@@ -206,10 +233,18 @@ async fn check_representatives(engine: &Arc<Engine>, folder: &Path, manifest: &M
             copies += 1;
             found.representatives += 1;
             if !node.stages.is_empty() && !node.stages.iter().any(|stage| stages.is_below(*stage, current.stage as usize)) {
-                found.problem(format!("a representative was not kept by the stage that names it {} names {}", show(manifest, current.row), show(manifest, node.row)));
+                found.problem(format!(
+                    "a representative was not kept by the stage that names it {} names {}",
+                    show(manifest, current.row),
+                    show(manifest, node.row)
+                ));
             }
             if current.kept_doc_id != node.doc_id {
-                found.problem(format!("a representative has another document id {} names {}", show(manifest, current.row), show(manifest, node.row)));
+                found.problem(format!(
+                    "a representative has another document id {} names {}",
+                    show(manifest, current.row),
+                    show(manifest, node.row)
+                ));
             }
             edge = edges.next().await?;
         }
@@ -290,14 +325,19 @@ fn edges(paths: Vec<PathBuf>, shards: BTreeMap<(String, String), usize>, places:
         let (mut kept, mut from, mut by, mut ids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for index in (0..batch.num_rows()).filter(|index| kept_rows.is_valid(*index)) {
             let name = (source.value(index).to_owned(), shard.value(index).to_owned());
-            let of = shards.get(&name).ok_or_else(|| Error::state(format!("lineage names a shard that was not read shard=`{}`", name.1)))?;
+            let of =
+                shards.get(&name).ok_or_else(|| Error::state(format!("lineage names a shard that was not read shard=`{}`", name.1)))?;
             kept.push(row_id(*of, kept_rows.value(index))?);
             from.push(row_id(ordinal, rows.value(index))?);
             by.push(*places.get(stage.value(index)).ok_or_else(|| Error::state("lineage names an unknown stage"))? as u32);
             ids.push(doc_id.is_valid(index).then(|| doc_id.value(index)));
         }
-        let columns: Vec<ArrayRef> =
-            vec![Arc::new(UInt64Array::from(kept)), Arc::new(UInt64Array::from(from)), Arc::new(UInt32Array::from(by)), Arc::new(arrow::array::StringArray::from(ids))];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from(kept)),
+            Arc::new(UInt64Array::from(from)),
+            Arc::new(UInt32Array::from(by)),
+            Arc::new(arrow::array::StringArray::from(ids)),
+        ];
         RecordBatch::try_new(edge_schema(), columns).context(Kind::Internal, || "cannot build edges".into())
     });
     rows_of(edge_schema(), edges)

@@ -102,12 +102,27 @@ impl AsideFile {
     pub fn finish(mut self) -> Result<Written> {
         self.drain().map_err(|error| io_error("cannot write", &self.target, error))?;
         self.file.sync_all().map_err(|error| io_error("cannot sync", &self.target, error))?;
-        fs::rename(&self.temporary, &self.target).map_err(|error| io_error("cannot rename", &self.target, error))?;
-        self.finished = true;
-        if let Some(folder) = self.target.parent() {
+        let written = self.rename()?;
+        if let Some(folder) = written.1.parent() {
             sync_dir(folder)?;
         }
-        Ok(Written { hash: self.hasher.finalize().into(), bytes: self.bytes })
+        Ok(written.0)
+    }
+
+    /// As [`AsideFile::finish`], but leaves it to the system when the bytes reach the disk: for what is checked against its hash
+    /// before it is used, and made again where it is gone.
+    ///
+    /// # Errors
+    /// As [`AsideFile::finish`].
+    pub fn finish_unsynced(mut self) -> Result<Written> {
+        self.drain().map_err(|error| io_error("cannot write", &self.target, error))?;
+        Ok(self.rename()?.0)
+    }
+
+    fn rename(mut self) -> Result<(Written, PathBuf)> {
+        fs::rename(&self.temporary, &self.target).map_err(|error| io_error("cannot rename", &self.target, error))?;
+        self.finished = true;
+        Ok((Written { hash: self.hasher.finalize().into(), bytes: self.bytes }, self.target.clone()))
     }
 }
 
@@ -149,6 +164,16 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     let mut file = AsideFile::create(path)?;
     file.write_all(bytes).map_err(|error| io_error("cannot write", path, error))?;
     file.finish()
+}
+
+/// As [`write_file`], unsynced: see [`AsideFile::finish_unsynced`].
+///
+/// # Errors
+/// Kind storage or resources, naming the path.
+pub fn write_file_unsynced(path: &Path, bytes: &[u8]) -> Result<Written> {
+    let mut file = AsideFile::create(path)?;
+    file.write_all(bytes).map_err(|error| io_error("cannot write", path, error))?;
+    file.finish_unsynced()
 }
 
 /// What tells whether a file is still the one that the snapshot saw.
@@ -250,6 +275,15 @@ pub fn open_shard(path: &Path) -> Result<ShardFile> {
 /// Kind storage when it cannot be opened.
 pub fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| io_error("cannot open", path, error))
+}
+
+/// Bytes that this process may still write to the file system of `path`; `None` where the system does not say.
+#[must_use]
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(path).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+    #[cfg(not(unix))]
+    None
 }
 
 /// Whether this is a folder without entries.

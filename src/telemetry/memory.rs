@@ -19,6 +19,15 @@ pub fn machine_bytes() -> Option<u64> {
     }
 }
 
+/// How many files this process may hold open; `None` where there is no limit or the system does not say.
+#[must_use]
+pub fn open_files_limit() -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    None
+}
+
 fn field(path: &str, name: &str) -> Option<u64> {
     let text = local::read_to_string(path.as_ref(), 1 << 20).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -91,7 +91,8 @@ impl Phase {
             bar.finish_and_clear();
         }
         let seconds = time.as_secs_f64();
-        let rate = if self.size > 0 && seconds > 0.0 { format!(", {}/s", bytes((self.size as f64 / seconds) as u64)) } else { String::new() };
+        let rate =
+            if self.size > 0 && seconds > 0.0 { format!(", {}/s", bytes((self.size as f64 / seconds) as u64)) } else { String::new() };
         let took = if seconds < 60.0 { format!("{seconds:.1} s") } else { HumanDuration(time).to_string() };
         self.telemetry.note(&format!("{:<24} {:>6} tasks  {took}{rate}", self.name, self.steps));
         let phase = PhaseTime { name: self.name, time, bytes: self.size };

@@ -108,7 +108,9 @@ struct Proposal {
 fn above(numbers: &[f32], cut: f32, mut hit: impl FnMut(usize, f32)) {
     const RUN: usize = 32;
     for (run, part) in numbers.chunks(RUN).enumerate() {
-        if part.iter().fold(false, |any, number| any | (*number >= cut)) {
+        #[expect(clippy::needless_bitwise_bool, reason = "without a branch for each number the comparison fills whole registers")]
+        let any = part.iter().fold(false, |any, number| any | (*number >= cut));
+        if any {
             for (offset, number) in part.iter().enumerate() {
                 if *number >= cut {
                     hit(run * RUN + offset, *number);

@@ -247,7 +247,9 @@ mod tests {
         }
         for sum in &mut sums {
             let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
-            sum.iter_mut().for_each(|x| *x /= norm);
+            for value in sum {
+                *value /= norm;
+            }
         }
         (clusters, sums)
     }

@@ -21,7 +21,7 @@ const ALGORITHMS: usize = 2;
 const DOORS: &[(&str, &[&str])] = &[
     ("datafusion", &["src/engine/"]),
     ("ort", &["src/embed/runtime.rs"]),
-    ("ort_tract", &["src/embed/runtime.rs"]),
+    ("tract_onnx", &["src/embed/tract.rs"]),
     ("tokenizers", &["src/embed/"]),
     ("serde_saphyr", &["src/config/load.rs"]),
     ("indicatif", &["src/telemetry/"]),
@@ -115,7 +115,9 @@ fn outside_things_are_named_behind_their_door_only() {
         for (number, line) in lines {
             for (name, doors) in DOORS {
                 let needle = format!("{name}::");
-                let used = line.match_indices(&needle).any(|(at, _)| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':'))
+                let used = line
+                    .match_indices(&needle)
+                    .any(|(at, _)| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':'))
                     || line.trim() == format!("use {name};");
                 if used && !doors.iter().any(|door| file.starts_with(door)) {
                     wrong.push(format!("{file}:{number}: `{name}` belongs behind {}", doors.join(" or ")));
@@ -150,7 +152,10 @@ fn the_top_level_holds_what_the_design_names() {
 fn no_file_is_a_drawer() {
     for (file, _) in files() {
         let stem = Path::new(&file).file_stem().unwrap().to_str().unwrap().to_owned();
-        assert!(!["utils", "util", "helpers", "helper", "common", "misc", "manager"].contains(&stem.as_str()), "{file}: name it for its one idea");
+        assert!(
+            !["utils", "util", "helpers", "helper", "common", "misc", "manager"].contains(&stem.as_str()),
+            "{file}: name it for its one idea"
+        );
     }
 }
 

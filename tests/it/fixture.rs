@@ -14,13 +14,13 @@ use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
 /// A folder with shards, a pipeline and its output.
-pub struct Corpus {
+pub(crate) struct Corpus {
     folder: tempfile::TempDir,
 }
 
 /// One lineage row.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub(crate) struct Row {
     pub source: String,
     pub shard: String,
     pub row: u64,
@@ -37,7 +37,7 @@ pub struct Row {
 
 /// What a run of the binary printed.
 #[derive(Debug)]
-pub struct Ran {
+pub(crate) struct Ran {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
@@ -46,21 +46,21 @@ pub struct Ran {
 impl Ran {
     /// Fails the test unless the program ended well.
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
     /// Fails the test unless the program ended with this code, and gives what it said.
     #[track_caller]
-    pub fn failed(self, code: i32) -> String {
+    pub(crate) fn failed(self, code: i32) -> String {
         assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self.stderr
     }
 }
 
 /// Runs the binary in `folder`.
-pub fn trommel(folder: &Path, arguments: &[&str]) -> Ran {
+pub(crate) fn trommel(folder: &Path, arguments: &[&str]) -> Ran {
     let output = Command::new(env!("CARGO_BIN_EXE_trommel")).args(arguments).current_dir(folder).output().unwrap();
     ran(&output)
 }
@@ -74,14 +74,14 @@ fn ran(output: &Output) -> Ran {
 }
 
 /// A batch of columns `id` (s:i) and `text`.
-pub fn texts(prefix: &str, texts: &[Option<&str>]) -> RecordBatch {
+pub(crate) fn texts(prefix: &str, texts: &[Option<&str>]) -> RecordBatch {
     let ids: Vec<String> = (0..texts.len()).map(|row| format!("{prefix}{row}")).collect();
     let schema = Schema::new(vec![Field::new("id", DataType::Utf8, false), Field::new("text", DataType::Utf8, true)]);
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(StringArray::from(ids)), Arc::new(StringArray::from(texts.to_vec()))]).unwrap()
 }
 
 /// Writes one shard with row groups of `group_rows`.
-pub fn write_shard(path: &Path, batch: &RecordBatch, group_rows: usize) {
+pub(crate) fn write_shard(path: &Path, batch: &RecordBatch, group_rows: usize) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
@@ -90,7 +90,7 @@ pub fn write_shard(path: &Path, batch: &RecordBatch, group_rows: usize) {
 }
 
 /// All rows of a Parquet file as one batch.
-pub fn read_parquet(path: &Path) -> RecordBatch {
+pub(crate) fn read_parquet(path: &Path) -> RecordBatch {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let schema = builder.schema().clone();
     let batches: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
@@ -99,77 +99,80 @@ pub fn read_parquet(path: &Path) -> RecordBatch {
 
 impl Corpus {
     /// An empty folder.
-    pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+    pub(crate) fn new() -> Self {
+        // A run syncs what it publishes: in memory, a test does not wait for the disk.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self { folder: folder.unwrap() }
     }
 
     /// The folder.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// A path in it.
-    pub fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
 
     /// Adds a shard `in/NAME` of ids and texts, two rows a row group.
-    pub fn shard(&self, name: &str, rows: &[Option<&str>]) -> &Self {
+    pub(crate) fn shard(&self, name: &str, rows: &[Option<&str>]) -> &Self {
         let prefix = format!("{}-", name.trim_end_matches(".parquet"));
         write_shard(&self.at("in").join(name), &texts(&prefix, rows), 2);
         self
     }
 
     /// Adds a shard `in/NAME` of any columns.
-    pub fn batch(&self, name: &str, batch: &RecordBatch, group_rows: usize) -> &Self {
+    pub(crate) fn batch(&self, name: &str, batch: &RecordBatch, group_rows: usize) -> &Self {
         write_shard(&self.at("in").join(name), batch, group_rows);
         self
     }
 
     /// Writes `p.yaml`: one source over `in/`, the given stages (YAML list items), a sink `out/`.
-    pub fn pipeline(&self, stages: &str) -> &Self {
+    pub(crate) fn pipeline(&self, stages: &str) -> &Self {
         self.pipeline_with("  c: { parquet: { uri: \"in/\", text: text, id: id } }", stages, "parquet: { uri: \"out/\" }")
     }
 
     /// Writes `p.yaml` from its parts.
-    pub fn pipeline_with(&self, sources: &str, stages: &str, sink: &str) -> &Self {
+    pub(crate) fn pipeline_with(&self, sources: &str, stages: &str, sink: &str) -> &Self {
         let text = format!("version: 1\nname: t\nsources:\n{sources}\nstages:\n{stages}\nsink: {{ {sink} }}\n");
         fs::write(self.at("p.yaml"), text).unwrap();
         self
     }
 
     /// Runs `trommel run p.yaml` with further arguments.
-    pub fn run(&self, more: &[&str]) -> Ran {
+    pub(crate) fn run(&self, more: &[&str]) -> Ran {
         let mut arguments = vec!["run", "p.yaml", "--quiet"];
         arguments.extend(more);
         trommel(self.path(), &arguments)
     }
 
     /// Runs `trommel verify out`.
-    pub fn verify(&self) -> Ran {
+    pub(crate) fn verify(&self) -> Ran {
         trommel(self.path(), &["verify", "out"])
     }
 
     /// The manifest of `out`.
-    pub fn manifest(&self) -> Value {
+    pub(crate) fn manifest(&self) -> Value {
         serde_json::from_slice(&fs::read(self.at("out/manifest.json")).unwrap()).unwrap()
     }
 
     /// The lineage of `out`, in the order of the corpus.
-    pub fn lineage(&self) -> Vec<Row> {
+    pub(crate) fn lineage(&self) -> Vec<Row> {
         let manifest = self.manifest();
         let inputs = manifest["inputs"].as_array().unwrap();
         inputs.iter().flat_map(|input| lineage_rows(&read_parquet(&self.at("out").join(input["lineage"].as_str().unwrap())))).collect()
     }
 
     /// `doc_id -> reason` of the dropped rows.
-    pub fn dropped(&self) -> BTreeMap<String, String> {
+    pub(crate) fn dropped(&self) -> BTreeMap<String, String> {
         let rows = self.lineage().into_iter().filter(|row| row.decision == "drop");
         rows.map(|row| (row.doc_id.unwrap(), row.reason.unwrap())).collect()
     }
 
     /// The ids of the rows in `out/data`, by file in the order of their names.
-    pub fn kept(&self) -> Vec<String> {
+    pub(crate) fn kept(&self) -> Vec<String> {
         let mut files = Vec::new();
         list(&self.at("out/data"), &mut files);
         let ids = |path: &PathBuf| -> Vec<String> {
@@ -182,7 +185,7 @@ impl Corpus {
     }
 
     /// One hash over names and bytes of `out`, `run.json` apart.
-    pub fn tree_hash(&self) -> blake3::Hash {
+    pub(crate) fn tree_hash(&self) -> blake3::Hash {
         let mut files = Vec::new();
         list(&self.at("out"), &mut files);
         let mut hasher = blake3::Hasher::new();
@@ -195,7 +198,7 @@ impl Corpus {
 }
 
 /// All files below a folder, sorted.
-pub fn list(folder: &Path, files: &mut Vec<PathBuf>) {
+pub(crate) fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut entries: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     entries.sort();

@@ -1,13 +1,23 @@
 //! The one integration-test binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "tests make and read files, and measure, themselves")]
+#![allow(clippy::print_stdout, reason = "a test that is not run says so")]
+#![allow(unreachable_pub, reason = "one binary: nothing is reached from outside")]
+#![allow(clippy::struct_field_names, reason = "lineage rows name their columns as the files do")]
 
 mod architecture;
 mod columns;
+mod dedup;
+mod doctor;
+mod embed_onnxruntime;
 mod faults;
 mod fixture;
+mod help;
+mod init;
+mod pairs;
 mod row_local;
 mod run;
 mod semantic_rules;
 mod validate;
 mod vectors;
+mod why;

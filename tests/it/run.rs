@@ -29,14 +29,11 @@ fn first_of_each(rows: &[(String, String)], key: impl Fn(&str) -> String) -> (Ve
     let mut first: HashMap<String, String> = HashMap::new();
     let (mut kept, mut dropped) = (Vec::new(), BTreeMap::new());
     for (id, text) in rows {
-        match first.get(&key(text)) {
-            Some(of) => {
-                dropped.insert(id.clone(), of.clone());
-            }
-            None => {
-                first.insert(key(text), id.clone());
-                kept.push(id.clone());
-            }
+        if let Some(of) = first.get(&key(text)) {
+            dropped.insert(id.clone(), of.clone());
+        } else {
+            first.insert(key(text), id.clone());
+            kept.push(id.clone());
         }
     }
     (kept, dropped)
@@ -74,7 +71,8 @@ fn keep_policies_choose_the_representative() {
     let corpus = Corpus::new();
     corpus.shard("a.parquet", &[Some("x"), Some("X  "), Some(" x "), Some("y")]);
     for (keep, kept) in [("first", "a-0"), ("last", "a-2"), ("longest", "a-1"), ("{ by: id, order: desc }", "a-2"), ("{ by: id }", "a-0")] {
-        let stage = format!("  - {{ id: exact, exact_dedup: {{ columns: [text], normalize: [lowercase, collapse_whitespace], keep: {keep} }} }}");
+        let stage =
+            format!("  - {{ id: exact, exact_dedup: {{ columns: [text], normalize: [lowercase, collapse_whitespace], keep: {keep} }} }}");
         corpus.pipeline(&stage).run(&["--overwrite"]).ok();
         assert_eq!(corpus.kept(), [kept, "a-3"], "keep: {keep}");
     }
@@ -254,8 +252,12 @@ fn several_sources_are_ordered_as_written_and_written_apart() {
     let corpus = Corpus::new();
     write_shard(&corpus.at("web/z.parquet"), &texts("w", &[Some("x"), Some("only web")]), 10);
     write_shard(&corpus.at("books/a.parquet"), &texts("b", &[Some("x"), Some("only book")]), 10);
-    let sources = "  web: { parquet: { uri: \"web/*.parquet\", text: text, id: id } }\n  books: { parquet: { uri: books, text: text, id: id } }";
-    corpus.pipeline_with(sources, "  - { id: exact, input: [web, books], exact_dedup: { columns: [text] } }", "parquet: { uri: out }").run(&[]).ok();
+    let sources =
+        "  web: { parquet: { uri: \"web/*.parquet\", text: text, id: id } }\n  books: { parquet: { uri: books, text: text, id: id } }";
+    corpus
+        .pipeline_with(sources, "  - { id: exact, input: [web, books], exact_dedup: { columns: [text] } }", "parquet: { uri: out }")
+        .run(&[])
+        .ok();
     assert_eq!(corpus.kept(), ["b1", "w0", "w1"], "files under data/books come before data/web by name");
     assert!(corpus.at("out/data/web/z.parquet").exists() && corpus.at("out/data/books/a.parquet").exists());
     assert_eq!(corpus.lineage()[2].kept, Some(("z.parquet".into(), 0)), "the first source wins");
@@ -302,7 +304,8 @@ fn a_sample_depends_on_rows_and_not_on_shards() {
         for budget in ["keep_fraction: 0.25", "keep_rows: 100"] {
             let stage = format!("  - {{ id: s, sample: {{ {budget}, seed: 5 }} }}");
             corpus.pipeline_with(source, &stage, "parquet: { uri: out }").run(&["--overwrite"]).ok();
-            let kept: Vec<String> = corpus.lineage().into_iter().filter(|row| row.decision == "keep").map(|row| row.doc_id.unwrap()).collect();
+            let kept: Vec<String> =
+                corpus.lineage().into_iter().filter(|row| row.decision == "keep").map(|row| row.doc_id.unwrap()).collect();
             assert!((60..140).contains(&kept.len()), "{}", kept.len());
             if budget.starts_with("keep_rows") {
                 assert_eq!(kept.len(), 100);
