@@ -29,7 +29,7 @@ use crate::run::runner::Prepared;
 use crate::storage::local;
 use crate::storage::uri::Root;
 
-/// Deduplicates training corpora held in Parquet: exact, near and semantic duplicates, coresets, and lineage that says why.
+/// Deduplicates training corpora held in Parquet: exact and semantic duplicates, coresets, and lineage that says why.
 #[derive(Debug, Parser)]
 #[command(name = "trommel", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
 struct Arguments {
@@ -68,13 +68,13 @@ pub struct PipelineArguments {
     /// The pipeline file.
     #[arg(value_name = "PIPELINE.yaml")]
     pub pipeline: PathBuf,
-    /// Replace a value of the file, such as `stages.near.threshold=0.9`; may be given several times.
+    /// Replace a value of the file, such as `stages.semantic.epsilon=0.05`; may be given several times.
     #[arg(long = "set", value_name = "PATH=VALUE", value_parser = set_pair)]
     pub sets: Vec<(String, String)>,
 }
 
 fn set_pair(text: &str) -> Result<(String, String), String> {
-    let (path, value) = text.split_once('=').ok_or("write PATH=VALUE, such as `stages.near.threshold=0.9`")?;
+    let (path, value) = text.split_once('=').ok_or("write PATH=VALUE, such as `stages.semantic.epsilon=0.05`")?;
     Ok((path.to_owned(), value.to_owned()))
 }
 

@@ -106,7 +106,12 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
             lines.push(format!("epsilon {}: kept {}, dropped {}", entry["epsilon"], entry["kept"], entry["dropped"]));
         }
     }
-    if let Some(eta) = report.get("efficiency").and_then(|efficiency| efficiency.get("eta_percent")).and_then(Value::as_f64) {
+    if let Some(eta) = report
+        .get("efficiency")
+        .filter(|efficiency| efficiency.get("rows").is_some())
+        .and_then(|efficiency| efficiency.get("eta_percent"))
+        .and_then(Value::as_f64)
+    {
         lines.push(format!("duplicate pairs found inside cells: {eta:.1} % (estimated)"));
     }
     lines

@@ -446,7 +446,7 @@ fn manifest_of(
     let input: u64 = lineages.iter().map(|lineage| lineage.rows).sum();
     let kept: u64 = lineages.iter().map(|lineage| lineage.kept).sum();
     Manifest {
-        format: manifest::FORMAT,
+        version: manifest::VERSION,
         trommel: env!("CARGO_PKG_VERSION").into(),
         name: cx.plan.name.clone(),
         run_id,

@@ -17,6 +17,8 @@ use crate::vector::{Vectors, normalise};
 
 /// Bytes a row beside its vector: id, cell, distance, order, decisions.
 const ROW_BYTES: usize = 96;
+/// Rows that k-means copies to train on, about.
+const TRAINED_ROWS: usize = 1 << 17;
 
 /// Sound vectors of unit length with their rows, in the order of the corpus; bad ones apart.
 pub(super) struct Gathered {
@@ -38,8 +40,7 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Ga
     let dimensions = input.dimensions;
     let count = usize::try_from(input.rows).ok().filter(|count| u32::try_from(*count).is_ok());
     let count = count.ok_or_else(|| Error::resources(format!("too many rows for one barrier of vectors rows=`{}`", input.rows)))?;
-    // Vectors are held twice while blocks of them are put into keep order.
-    let memory = engine.reserve("comparing vectors", count * (dimensions * 4 + ROW_BYTES))?;
+    let memory = engine.reserve("comparing vectors", count * (dimensions * 4 + ROW_BYTES) + count.min(TRAINED_ROWS) * dimensions * 4)?;
     let mut rows = Vec::with_capacity(count);
     let mut data: Vec<f32> = Vec::with_capacity(count * dimensions);
     let (mut bad, mut orders, mut draws) = (Vec::new(), Vec::<ArrayRef>::new(), Vec::new());

@@ -12,15 +12,15 @@ use crate::ids::{ContentHash, Fingerprint, RunId};
 use crate::storage::local;
 
 /// The version of the format. A reader refuses newer ones and reads all older ones.
-pub const FORMAT: u64 = 1;
+pub const VERSION: u64 = 1;
 /// Bytes of a manifest that a reader accepts.
 const MAX_BYTES: u64 = 1 << 30;
 
 /// A dataset that a run left.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`].
-    pub format: u64,
+    /// [`VERSION`].
+    pub version: u64,
     /// The release that wrote it.
     pub trommel: String,
     /// The pipeline's name.
@@ -122,11 +122,11 @@ impl Manifest {
         }
         let damaged = || format!("cannot read the manifest path=`{}`", path.display());
         let value: Value = serde_json::from_slice(&local::read_to_vec(&path, MAX_BYTES)?).context(Kind::State, damaged)?;
-        // The version is looked at first: a newer format may have other fields.
-        match value.get("format").and_then(Value::as_u64) {
-            Some(format) if format <= FORMAT => {}
-            Some(format) => {
-                return Err(Error::state(format!("a later release wrote this manifest format=`{format}` known=`{FORMAT}`"))
+        // The version is looked at first: a newer version may have other fields.
+        match value.get("version").and_then(Value::as_u64) {
+            Some(version) if version <= VERSION => {}
+            Some(version) => {
+                return Err(Error::state(format!("a later release wrote this manifest version=`{version}` known=`{VERSION}`"))
                     .hint("use that release, or a later one"));
             }
             None => return Err(Error::state(damaged())),
@@ -138,7 +138,7 @@ impl Manifest {
 /// The id of a run: its plan and the content and names of its inputs, for lineage holds both.
 #[must_use]
 pub fn run_id(plan: &Value, inputs: &[(String, String, ContentHash, u64)]) -> RunId {
-    let mut key = Fingerprint::new("trommel run").number(FORMAT).part(plan.to_string()).number(inputs.len() as u64);
+    let mut key = Fingerprint::new("trommel run").number(VERSION).part(plan.to_string()).number(inputs.len() as u64);
     for (source, shard, hash, rows) in inputs {
         key = key.part(source).part(shard).part(hash.as_bytes()).number(*rows);
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array as _, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array, DictionaryArray, FixedSizeBinaryArray,
-    FixedSizeListArray, Float16Array, Int32Array, Int64Array, Int64Builder, LargeBinaryArray, LargeStringArray, ListArray, MapBuilder, RecordBatch,
-    StringArray, StringBuilder, StringViewArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampNanosecondArray, UInt8Array,
+    FixedSizeListArray, Float16Array, Int32Array, Int64Array, Int64Builder, LargeBinaryArray, LargeStringArray, ListArray, MapBuilder,
+    RecordBatch, StringArray, StringBuilder, StringViewArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    TimestampNanosecondArray, UInt8Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{cast, filter_record_batch};
@@ -39,7 +40,9 @@ fn texts_of_all_encodings_are_compared_with_each_other() {
     let stages = [
         EXACT.to_owned(),
         "  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase, collapse_whitespace] } }".to_owned(),
-        format!("  - {{ id: some, filter: {{ where: \"text is null or length(text) < 1000\" }} }}\n{EXACT}\n  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.000001 }} }}"),
+        format!(
+            "  - {{ id: some, filter: {{ where: \"text is null or length(text) < 1000\" }} }}\n{EXACT}\n  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.000001 }} }}"
+        ),
     ];
     for stages in stages {
         corpus.pipeline(&stages).run(&["--overwrite"]).ok();
@@ -72,7 +75,8 @@ fn everything(rows: usize) -> RecordBatch {
         Field::new("b", inner.data_type().clone(), false),
     ]);
     let a = Int32Array::from_iter((0..structs).map(|at| (at % 3 != 0).then_some(at as i32)));
-    let made = StructArray::new(fields, vec![Arc::new(a), Arc::new(inner)], Some(NullBuffer::from_iter((0..structs).map(|at| at % 7 != 3))));
+    let made =
+        StructArray::new(fields, vec![Arc::new(a), Arc::new(inner)], Some(NullBuffer::from_iter((0..structs).map(|at| at % 7 != 3))));
     let list = ListArray::new(item(made.data_type().clone()), OffsetBuffer::from_lengths(lengths), Arc::new(made), nulls(5));
 
     let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
@@ -88,18 +92,61 @@ fn everything(rows: usize) -> RecordBatch {
         ("nested", Arc::new(list), true),
         ("id", Arc::new(id), false),
         ("map", Arc::new(map.finish()), true),
-        ("decimal", Arc::new(number(4).map(|n| n.map(|n| i128::from(n) * -12_345_678_901)).collect::<Decimal128Array>().with_precision_and_scale(20, 4).unwrap()), true),
-        ("decimal256", Arc::new(number(3).map(|n| n.map(|n| i256::from_i128(i128::MAX) + i256::from_i128(n.into()))).collect::<Decimal256Array>().with_precision_and_scale(60, 10).unwrap()), true),
+        (
+            "decimal",
+            Arc::new(
+                number(4)
+                    .map(|n| n.map(|n| i128::from(n) * -12_345_678_901))
+                    .collect::<Decimal128Array>()
+                    .with_precision_and_scale(20, 4)
+                    .unwrap(),
+            ),
+            true,
+        ),
+        (
+            "decimal256",
+            Arc::new(
+                number(3)
+                    .map(|n| n.map(|n| i256::from_i128(i128::MAX) + i256::from_i128(n.into())))
+                    .collect::<Decimal256Array>()
+                    .with_precision_and_scale(60, 10)
+                    .unwrap(),
+            ),
+            true,
+        ),
         ("at", Arc::new(number(7).collect::<TimestampMicrosecondArray>().with_timezone("Europe/Berlin")), true),
         ("at_ns", Arc::new(number(8).collect::<TimestampNanosecondArray>()), true),
         ("text", Arc::new(text), true),
         ("binary", Arc::new(number(3).map(|n| n.map(i64::to_le_bytes)).collect::<BinaryArray>()), true),
         ("large_binary", Arc::new(number(4).map(|n| n.map(|n| vec![0xff; n as usize % 5])).collect::<LargeBinaryArray>()), true),
-        ("fixed_binary", Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(number(3).map(|n| n.map(|n| (n as u32).to_be_bytes())), 4).unwrap()), true),
-        ("dictionary", Arc::new((0..rows).map(|row| (!null(row, 4)).then_some(["x", "y"][row % 2])).collect::<DictionaryArray<Int8Type>>()), true),
-        ("view", Arc::new((0..rows).map(|row| (!null(row, 4)).then(|| format!("a text that no view can hold {row}"))).collect::<StringViewArray>()), true),
+        (
+            "fixed_binary",
+            Arc::new(
+                FixedSizeBinaryArray::try_from_sparse_iter_with_size(number(3).map(|n| n.map(|n| (n as u32).to_be_bytes())), 4).unwrap(),
+            ),
+            true,
+        ),
+        (
+            "dictionary",
+            Arc::new((0..rows).map(|row| (!null(row, 4)).then_some(["x", "y"][row % 2])).collect::<DictionaryArray<Int8Type>>()),
+            true,
+        ),
+        (
+            "view",
+            Arc::new(
+                (0..rows).map(|row| (!null(row, 4)).then(|| format!("a text that no view can hold {row}"))).collect::<StringViewArray>(),
+            ),
+            true,
+        ),
         ("large", Arc::new((0..rows).map(|row| Some(format!("{row}"))).collect::<LargeStringArray>()), true),
-        ("vector", Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>((0..rows).map(|row| (!null(row, 9)).then(|| vec![Some(row as f32), Some(f32::NAN), None])), 3)), true),
+        (
+            "vector",
+            Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(
+                (0..rows).map(|row| (!null(row, 9)).then(|| vec![Some(row as f32), Some(f32::NAN), None])),
+                3,
+            )),
+            true,
+        ),
         ("half", Arc::new((0..rows).map(|row| Some(half::f16::from_f32(row as f32))).collect::<Float16Array>()), true),
         ("day", Arc::new(number(3).map(|n| n.map(|n| n as i32)).collect::<Date32Array>()), true),
         ("time", Arc::new(number(3).collect::<Time64MicrosecondArray>()), true),
@@ -115,7 +162,8 @@ fn everything(rows: usize) -> RecordBatch {
         })
         .collect();
     let metadata = HashMap::from([("corpus".to_owned(), "ünïcode \"quoted\"".to_owned()), ("pandas".to_owned(), "{}".to_owned())]);
-    RecordBatch::try_new(Arc::new(Schema::new(fields).with_metadata(metadata)), columns.into_iter().map(|(_, array, _)| array).collect()).unwrap()
+    RecordBatch::try_new(Arc::new(Schema::new(fields).with_metadata(metadata)), columns.into_iter().map(|(_, array, _)| array).collect())
+        .unwrap()
 }
 
 /// `NaN` is not equal to itself: batches are compared as text, and by type.
@@ -140,7 +188,10 @@ fn columns_that_no_stage_names_pass_through_untouched() {
     let stages = format!("  - {{ id: some, filter: {{ where: \"byte % 5 <> 2 and flag is not false\" }} }}\n{EXACT}");
     let source = "  c: { parquet: { uri: in, text: text, id: id } }";
     for (layout, batch_rows) in [("mirror", "8192"), ("mirror", "3"), ("{ packed: { target: 1MiB } }", "8192")] {
-        corpus.pipeline_with(source, &stages, &format!("parquet: {{ uri: out, layout: {layout} }}")).run(&["--overwrite", "--batch-rows", batch_rows]).ok();
+        corpus
+            .pipeline_with(source, &stages, &format!("parquet: {{ uri: out, layout: {layout} }}"))
+            .run(&["--overwrite", "--batch-rows", batch_rows])
+            .ok();
         let lineage = corpus.lineage();
         let mut kept = Vec::new();
         for shard in ["a.parquet", "b.parquet"] {
@@ -183,7 +234,9 @@ fn shards_differ_in_columns_that_no_stage_names() {
     corpus.batch("a.parquet", &a, 10).batch("b.parquet", &b, 10).batch("c.parquet", &c, 10);
     corpus.pipeline(EXACT).run(&[]).ok();
     assert_eq!(corpus.kept(), ["a-0", "a-2", "b-2", "c-2"]);
-    for (shard, input, rows) in [("a", &a, vec![true, false, true]), ("b", &b, vec![false, false, true]), ("c", &c, vec![false, false, true])] {
+    for (shard, input, rows) in
+        [("a", &a, vec![true, false, true]), ("b", &b, vec![false, false, true]), ("c", &c, vec![false, false, true])]
+    {
         assert_same(&read_parquet(&corpus.at(&format!("out/data/{shard}.parquet"))), &filter_record_batch(input, &rows.into()).unwrap());
     }
     corpus.verify().ok();
@@ -200,14 +253,21 @@ fn types_that_do_not_go_together_are_one_message_by_schema() {
     }
     let said = corpus.pipeline(EXACT).run(&[]).failed(3);
     assert_eq!(said.matches("error:").count(), 1, "{said}");
-    for part in ["column `text` must be text", "of type Int64 in `c.parquet`, `e.parquet`", "of type Utf8 in `a.parquet`, `b.parquet`, `d.parquet`"] {
+    for part in
+        ["column `text` must be text", "of type Int64 in `c.parquet`, `e.parquet`", "of type Utf8 in `a.parquet`, `b.parquet`, `d.parquet`"]
+    {
         assert!(said.contains(part), "{part}\n{said}");
     }
     assert!(!corpus.at("out").exists());
     // A column that is no text in any shard, and one whose numbers do not go together.
     let corpus = Corpus::new();
-    let one = |array: ArrayRef| RecordBatch::try_from_iter([("id", Arc::new(StringArray::from(vec!["i"])) as ArrayRef), ("n", array)]).unwrap();
-    corpus.batch("a.parquet", &one(Arc::new(Int64Array::from(vec![1]))), 10).batch("b.parquet", &one(Arc::new(StringArray::from(vec!["1"]))), 10);
+    let one =
+        |array: ArrayRef| RecordBatch::try_from_iter([("id", Arc::new(StringArray::from(vec!["i"])) as ArrayRef), ("n", array)]).unwrap();
+    corpus.batch("a.parquet", &one(Arc::new(Int64Array::from(vec![1]))), 10).batch(
+        "b.parquet",
+        &one(Arc::new(StringArray::from(vec!["1"]))),
+        10,
+    );
     let source = "  c: { parquet: { uri: in, id: id } }";
     let said = corpus.pipeline_with(source, "  - { id: f, filter: { where: \"n > 0\" } }", "parquet: { uri: out }").run(&[]).failed(3);
     assert!(said.contains("column `n` must have one type"), "{said}");
@@ -237,7 +297,10 @@ fn partitions_and_odd_names_keep_their_paths() {
         corpus.batch(name, &texts(&format!("s{at}-"), &[Some("same"), Some(name)]), 10);
     }
     for (uri, shards) in [("in/", &names[..]), ("in/**/*.parquet", &names[..]), ("in/year=*/month=0[12]/*.parquet", &names[..2])] {
-        corpus.pipeline_with(&format!("  c: {{ parquet: {{ uri: \"{uri}\", text: text, id: id }} }}"), EXACT, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+        corpus
+            .pipeline_with(&format!("  c: {{ parquet: {{ uri: \"{uri}\", text: text, id: id }} }}"), EXACT, "parquet: { uri: out }")
+            .run(&["--overwrite"])
+            .ok();
         for name in shards {
             assert_eq!(read_parquet(&corpus.at("out/data").join(name)).schema(), texts("", &[]).schema(), "{name}");
         }

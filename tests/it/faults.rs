@@ -39,7 +39,13 @@ fn large(stages: &str) -> Corpus {
 }
 
 fn start(corpus: &Corpus, arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_trommel")).args(arguments).current_dir(corpus.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_trommel"))
+        .args(arguments)
+        .current_dir(corpus.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 fn send(child: &Child, signal: Signal) {
@@ -68,7 +74,8 @@ fn end(mut child: Child, mut said: BufReader<std::process::ChildStderr>) -> Ran 
 
 /// What stands beside the input.
 fn left(corpus: &Corpus) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(corpus.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        fs::read_dir(corpus.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -226,7 +233,9 @@ fn storage_that_refuses_is_named() {
     let corpus = Corpus::new();
     corpus.shard("a.parquet", &[Some("x"), Some("x")]).pipeline(EXACT);
     fs::write(corpus.at("file"), "not a folder").unwrap();
-    for (place, path) in [("sink.parquet.uri=file/out", "file"), ("work.uri=file/work", "file"), ("sink.parquet.uri=/proc/trommel/out", "/proc/trommel")] {
+    for (place, path) in
+        [("sink.parquet.uri=file/out", "file"), ("work.uri=file/work", "file"), ("sink.parquet.uri=/proc/trommel/out", "/proc/trommel")]
+    {
         let said = corpus.run(&["--set", place]).failed(6);
         assert!(said.contains(path) && !said.contains("panicked"), "{said}");
     }
@@ -296,7 +305,9 @@ fn paths_are_relative_to_the_pipeline_file_and_stay_in_the_root() {
 fn quiet_says_nothing_and_json_is_json() {
     let corpus = Corpus::new();
     corpus.shard("a.parquet", &[Some("one text"), Some("one text"), None]);
-    corpus.pipeline(&format!("{EXACT}\n  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.1 }} }}"));
+    corpus.pipeline(&format!(
+        "{EXACT}\n  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.1 }} }}"
+    ));
     let ran = trommel(corpus.path(), &["run", "p.yaml", "--quiet"]).ok();
     assert_eq!(ran.stderr, "");
     assert!(ran.stdout.contains("rows kept"), "{}", ran.stdout);
@@ -392,7 +403,9 @@ fn plan_knows_what_a_run_has_left() {
     for shard in ["a", "b", "c"] {
         corpus.shard(&format!("{shard}.parquet"), &[Some("the same text"), Some(shard), Some("a text of its own")]);
     }
-    corpus.pipeline(&format!("{EXACT}\n  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.1 }} }}"));
+    corpus.pipeline(&format!(
+        "{EXACT}\n  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.1 }} }}"
+    ));
     let wanted = |scan: u64, exact: Option<u64>, embed: Option<u64>, near: Option<u64>| {
         let phase = |kind: &str, tasks: u64, cached: Option<u64>| (kind.to_owned(), tasks, cached);
         let read = [phase("scan", 3, Some(scan)), phase("barrier", 1, exact), phase("feature", 3, embed), phase("barrier", 1, near)];

@@ -19,12 +19,17 @@ const EMBED: &str = "  - { id: v, embed: { from: vec } }";
 
 /// A list column of doubles.
 fn lists(rows: &[Vector]) -> ArrayRef {
-    Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(rows.iter().map(|row| row.as_ref().map(|row| row.iter().copied().map(Some).collect::<Vec<_>>()))))
+    Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(
+        rows.iter().map(|row| row.as_ref().map(|row| row.iter().copied().map(Some).collect::<Vec<_>>())),
+    ))
 }
 
 fn batch(first: usize, columns: &[(&str, ArrayRef)]) -> RecordBatch {
     let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..columns[0].1.len()).map(|row| format!("{:04}", first + row))));
-    RecordBatch::try_from_iter_with_nullable(std::iter::once(("id", ids, false)).chain(columns.iter().map(|(name, array)| (*name, Arc::clone(array), true)))).unwrap()
+    RecordBatch::try_from_iter_with_nullable(
+        std::iter::once(("id", ids, false)).chain(columns.iter().map(|(name, array)| (*name, Arc::clone(array), true))),
+    )
+    .unwrap()
 }
 
 /// A corpus of one column `vec` over shards of `shard_rows` rows.
@@ -146,7 +151,8 @@ fn bad_vectors_are_counted_marked_and_never_compared() {
 
     // The policies, in the stage that makes the vectors and in those that read them.
     let drop_in_embed = "  - { id: v, embed: { from: vec, on_bad_vector: drop } }\n  - { id: semantic, semantic_dedup: { epsilon: 0.1 } }";
-    let select = |policy: &str| format!("{EMBED}\n  - {{ id: semantic, prototypes: {{ keep_fraction: 1.0, k: 1, on_bad_vector: {policy} }} }}");
+    let select =
+        |policy: &str| format!("{EMBED}\n  - {{ id: semantic, prototypes: {{ keep_fraction: 1.0, k: 1, on_bad_vector: {policy} }} }}");
     for (stages, stage, kept_rows) in [
         (drop_in_embed.to_owned(), "v", good.to_vec()),
         (near("epsilon: 0.1, on_bad_vector: drop"), "semantic", good.to_vec()),
@@ -175,7 +181,8 @@ fn bad_vectors_are_counted_marked_and_never_compared() {
 #[test]
 fn bad_vectors_change_nothing_for_the_others() {
     let good: Vec<Vector> = random_vectors(120, 2, 3).into_iter().map(Some).collect();
-    let mixed: Vec<Vector> = good.iter().zip(with_bad().into_iter().skip(1).take(11).cycle()).flat_map(|(good, bad)| [good.clone(), bad]).collect();
+    let mixed: Vec<Vector> =
+        good.iter().zip(with_bad().into_iter().skip(1).take(11).cycle()).flat_map(|(good, bad)| [good.clone(), bad]).collect();
     for keys in ["epsilon: 0.001", "epsilon: 0.001, k: 4, keep: hard"] {
         let alone: Vec<usize> = kept(&corpus(&good, 50), &near(keys));
         assert!(alone.len() < 120 && alone.len() > 20);
@@ -202,7 +209,8 @@ fn shards_without_any_sound_vector_pass() {
 /// Seeds S1, check 1.
 #[test]
 fn fixed_vectors_give_the_golden_removals() {
-    let rows: Vec<Vector> = [[1., 2., 3.], [4., 5., 6.], [7., 8., 9.], [10., 11., 12.], [1., 2., 3.], [1., 2., 3.]].map(|row| Some(row.to_vec())).to_vec();
+    let rows: Vec<Vector> =
+        [[1., 2., 3.], [4., 5., 6.], [7., 8., 9.], [10., 11., 12.], [1., 2., 3.], [1., 2., 3.]].map(|row| Some(row.to_vec())).to_vec();
     let corpus = corpus(&rows, 4);
     for (epsilon, wanted) in [("0.0001", vec![0, 1, 2, 3]), ("0.001", vec![0, 1, 2]), ("0.01", vec![0, 1]), ("0.03", vec![0])] {
         assert_eq!(kept(&corpus, &near(&format!("epsilon: {epsilon}, rule: any_earlier"))), wanted, "epsilon {epsilon}");
@@ -289,12 +297,9 @@ fn one_cell_equals_brute_force_for_any_keep_order() {
         order
     };
     let backwards: Vec<usize> = forwards.iter().rev().copied().collect();
-    for (keep, order) in [
-        ("first", forwards.clone()),
-        ("last", backwards),
-        ("{ by: score }", by_score(1.0)),
-        ("{ by: score, order: desc }", by_score(-1.0)),
-    ] {
+    for (keep, order) in
+        [("first", forwards.clone()), ("last", backwards), ("{ by: score }", by_score(1.0)), ("{ by: score, order: desc }", by_score(-1.0))]
+    {
         let mut survivors: Vec<usize> = Vec::new();
         let mut representative: BTreeMap<usize, usize> = BTreeMap::new();
         for row in order {
@@ -355,7 +360,14 @@ fn a_stage_names_the_vectors_that_it_compares() {
         assert_eq!(kept(&corpus, &format!("{both}\n  - {{ id: s, semantic_dedup: {{ epsilon: 0.01{keys} }} }}")), wanted, "{keys}");
         assert_eq!(kept(&corpus, &format!("{both}\n  - {{ id: s, prototypes: {{ keep_rows: 3{keys} }} }}")), [0, 1, 2], "{keys}");
     }
-    let said = corpus.pipeline_with(SOURCE, &format!("{both}\n  - {{ id: s, semantic_dedup: {{ epsilon: 0.01, embedding: vc }} }}"), "parquet: { uri: out }").run(&["--overwrite"]).failed(2);
+    let said = corpus
+        .pipeline_with(
+            SOURCE,
+            &format!("{both}\n  - {{ id: s, semantic_dedup: {{ epsilon: 0.01, embedding: vc }} }}"),
+            "parquet: { uri: out }",
+        )
+        .run(&["--overwrite"])
+        .failed(2);
     assert!(said.contains("vc"), "{said}");
 }
 
@@ -367,7 +379,9 @@ fn added(corpus: &Corpus, embed: &str) -> (DataType, Vec<Vector>) {
     let column = Arc::clone(read_parquet(&corpus.at("out/data/000.parquet")).column_by_name("v").unwrap());
     let lists = cast(&column, &DataType::List(Arc::new(Field::new("item", DataType::Float32, true)))).unwrap();
     let lists = lists.as_list::<i32>().clone();
-    let row = |row: usize| lists.is_valid(row).then(|| lists.value(row).as_primitive::<Float32Type>().values().iter().map(|x| f64::from(*x)).collect());
+    let row = |row: usize| {
+        lists.is_valid(row).then(|| lists.value(row).as_primitive::<Float32Type>().values().iter().map(|x| f64::from(*x)).collect())
+    };
     (column.data_type().clone(), (0..lists.len()).map(row).collect())
 }
 
@@ -394,14 +408,23 @@ fn vectors_that_were_made_can_be_added_to_the_output() {
     assert!(matches!(wide, DataType::FixedSizeList(item, 3) if item.data_type() == &DataType::Float32));
     assert_close(&added(&corpus, ", precision: f16").1, &unit, 3e-4);
     assert_close(&added(&corpus, ", normalize: false").1, &[Some(vec![3., 4., 0.]), None, None, Some(vec![1., 2., -2.])], 0.0);
-    assert_close(&added(&corpus, ", dims: 2").1, &[Some(vec![0.6, 0.8]), None, None, Some(vec![1. / 5_f64.sqrt(), 2. / 5_f64.sqrt()])], 1e-7);
+    assert_close(
+        &added(&corpus, ", dims: 2").1,
+        &[Some(vec![0.6, 0.8]), None, None, Some(vec![1. / 5_f64.sqrt(), 2. / 5_f64.sqrt()])],
+        1e-7,
+    );
 }
 
 #[test]
 fn half_precision_moves_no_decision_far_from_the_threshold_and_holds_no_infinity() {
-    let rows: Vec<Vector> = random_vectors(60, 6, 23).into_iter().flat_map(|row| [Some(row.clone()), Some(row.iter().map(|x| x * 3.0).collect())]).collect();
+    let rows: Vec<Vector> =
+        random_vectors(60, 6, 23).into_iter().flat_map(|row| [Some(row.clone()), Some(row.iter().map(|x| x * 3.0).collect())]).collect();
     let copies = corpus(&rows, 50);
-    let half = |precision: &str| format!("  - {{ id: v, embed: {{ from: vec, precision: {precision} }} }}\n  - {{ id: semantic, semantic_dedup: {{ epsilon: 0.00001 }} }}");
+    let half = |precision: &str| {
+        format!(
+            "  - {{ id: v, embed: {{ from: vec, precision: {precision} }} }}\n  - {{ id: semantic, semantic_dedup: {{ epsilon: 0.00001 }} }}"
+        )
+    };
     let wide = kept(&copies, &half("f32"));
     assert_eq!(wide, (0..120).step_by(2).collect::<Vec<_>>());
     assert_eq!(kept(&copies, &half("f16")), wide);
