@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
+use super::output;
 use crate::config::schema::json_schema;
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 
 /// Prints the JSON Schema.
 ///
 /// # Errors
 /// Kind storage when `out` cannot be written.
 pub fn run(out: &mut dyn Write) -> Result<()> {
-    let text = serde_json::to_string_pretty(&json_schema()).context(Kind::Internal, || "cannot print the schema".into())?;
-    writeln!(out, "{text}").context(Kind::Storage, || "cannot write to the output".into())
+    output::json(out, &json_schema())
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::output;
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::plan::checked::Checked;
 use crate::storage::uri::Root;
 
@@ -18,13 +19,12 @@ use crate::storage::uri::Root;
 pub fn run(text: &[u8], file: &Path, sets: &[(String, String)], root: Option<&Root>, as_json: bool, out: &mut dyn Write) -> Result<()> {
     let name = file.display().to_string();
     let checked = Checked::read(text, file, sets, root);
-    let write_failed = || "cannot write to the output".to_owned();
     if as_json {
         let value = match &checked {
             Ok(checked) => json!({"file": name, "problems": [], "stages": checked.pipeline.stages.len(), "valid": true}),
             Err(problems) => json!({"file": name, "problems": problems_as_json(problems), "valid": false}),
         };
-        writeln!(out, "{value}").context(Kind::Storage, write_failed)?;
+        output::text(out, &format!("{value}\n"))?;
         return match checked {
             Ok(_) => Ok(()),
             Err(problems) => Err(Error::usage(format!("{} in the pipeline file=`{name}`", counted(problems.len(), "problem")))),
@@ -35,7 +35,7 @@ pub fn run(text: &[u8], file: &Path, sets: &[(String, String)], root: Option<&Ro
             let pipeline = checked.pipeline;
             let sources = counted(pipeline.sources.len(), "source");
             let stages = counted(pipeline.stages.len(), "stage");
-            writeln!(out, "{name}: the pipeline `{}` is valid: {sources}, {stages}", pipeline.name).context(Kind::Storage, write_failed)
+            output::text(out, &format!("{name}: the pipeline `{}` is valid: {sources}, {stages}\n", pipeline.name))
         }
         Err(problems) => problems.into_result(&name),
     }

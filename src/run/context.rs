@@ -10,6 +10,7 @@ use arrow::datatypes::{UInt8Type, UInt64Type};
 use super::scan::TABLE;
 use super::{barrier, feature};
 use crate::dataset::snapshot::{Shard, Snapshot};
+use crate::embed::guard::Status;
 use crate::engine::Engine;
 use crate::engine::cluster::LocalCluster;
 use crate::error::{Error, Result};
@@ -159,18 +160,31 @@ impl RunContext {
         if config.on_bad_vector != OnBadVector::Drop {
             return Ok(reaches.clone());
         }
-        let Some(path) = self.feature_file(shard, stage) else { return Ok(reaches.clone()) };
         let mut mask = BooleanBufferBuilder::new(reaches.len());
         mask.append_buffer(reaches);
+        for row in self.bad_vectors(shard, stage)?.into_keys() {
+            mask.set_bit(row as usize, false);
+        }
+        Ok(mask.finish())
+    }
+
+    /// The rows of one shard whose vectors cannot be compared, and what is wrong with them.
+    pub(super) fn bad_vectors(&self, shard: &Shard, stage: usize) -> Result<BTreeMap<u64, Status>> {
+        let mut bad = BTreeMap::new();
+        let Some(path) = self.feature_file(shard, stage) else { return Ok(bad) };
         for batch in read_table(&path, Some(&[ROW, STATUS]), 8192)? {
             let batch = batch.map_err(|error| unreadable(&path, error))?;
             let rows = batch.column(0).as_primitive::<UInt64Type>().values();
-            let status = batch.column(1).as_primitive::<UInt8Type>().values();
-            for (row, _) in rows.iter().zip(status.iter()).filter(|(_, status)| **status != 0) {
-                mask.set_bit(*row as usize, false);
+            let codes = batch.column(1).as_primitive::<UInt8Type>().values();
+            for (row, code) in rows.iter().zip(codes.iter()) {
+                let status =
+                    Status::from_code(*code).ok_or_else(|| Error::state(format!("an artefact holds an unknown status code=`{code}`")))?;
+                if status != Status::Ok {
+                    bad.insert(*row, status);
+                }
             }
         }
-        Ok(mask.finish())
+        Ok(bad)
     }
 
     /// The table of a feature stage for one shard.

@@ -1,6 +1,6 @@
 //! What became of each row of a shard, read forward: kept, or dropped by which stage and why.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::context::RunContext;
 use crate::dataset::snapshot::Shard;
+use crate::embed::guard::Status;
 use crate::error::{Error, Result};
 use crate::ids::{RowId, ShardId};
 use crate::stages::seam::Shape;
@@ -28,12 +29,22 @@ pub(super) struct Drop {
     pub(super) others: Vec<usize>,
 }
 
+/// Where a stage says why it dropped a row.
+enum Why {
+    /// In its table of drops.
+    Table(Cursor),
+    /// In the statuses of the vectors that it made.
+    BadVectors(BTreeMap<u64, Status>),
+    /// Nowhere: its configuration says all.
+    Own,
+}
+
 /// The verdicts on one shard, in row order; `None` for a kept row.
 pub(super) struct Verdicts {
     cx: Arc<RunContext>,
     kept: BooleanBuffer,
     /// For each stage that saw rows of this shard: the rows that it dropped, and where it says why.
-    stages: Vec<(usize, BooleanBuffer, Option<Cursor>)>,
+    stages: Vec<(usize, BooleanBuffer, Why)>,
     row: usize,
 }
 
@@ -44,14 +55,15 @@ impl Verdicts {
         let mut stages = Vec::new();
         for (index, planned) in cx.plan.stages.iter().enumerate() {
             let Some(dropped) = live.dropped_by(index).filter(|dropped| dropped.count_set_bits() > 0) else { continue };
-            let cursor = match planned.config.shape() {
+            let why = match planned.config.shape() {
                 Shape::Barrier => {
                     let file = cx.decisions.get(&index).and_then(|decided| decided.file(&cx.artefacts, shard));
-                    Some(Cursor::open(file.ok_or_else(|| Error::internal("a barrier dropped rows and left no table"))?)?)
+                    Why::Table(Cursor::open(file.ok_or_else(|| Error::internal("a barrier dropped rows and left no table"))?)?)
                 }
-                Shape::RowLocal | Shape::Feature => None,
+                Shape::Feature => Why::BadVectors(cx.bad_vectors(shard, index)?),
+                Shape::RowLocal => Why::Own,
             };
-            stages.push((index, dropped, cursor));
+            stages.push((index, dropped, why));
         }
         Ok(Self { cx: Arc::clone(cx), kept, stages, row: 0 })
     }
@@ -64,20 +76,24 @@ impl Verdicts {
     fn verdict(&mut self, row: usize) -> Result<Option<Drop>> {
         let kept = self.kept.value(row);
         let mut drops: Vec<Drop> = Vec::new();
-        for (stage, dropped, cursor) in &mut self.stages {
+        for (stage, dropped, why) in &mut self.stages {
             if !dropped.value(row) {
                 continue;
             }
-            let drop = match cursor {
-                Some(cursor) => cursor.seek(row as u64, *stage)?,
-                None => Drop {
-                    stage: *stage,
-                    reason: row_local_reason(&self.cx, *stage).into(),
-                    kept: None,
-                    score: None,
-                    detail: None,
-                    others: Vec::new(),
-                },
+            let alone = |detail| Drop {
+                stage: *stage,
+                reason: row_local_reason(&self.cx, *stage).into(),
+                kept: None,
+                score: None,
+                detail,
+                others: Vec::new(),
+            };
+            let drop = match why {
+                Why::Table(cursor) => cursor.seek(row as u64, *stage)?,
+                Why::BadVectors(bad) => {
+                    alone(bad.get(&(row as u64)).map(|status| json!({"embedding_status": status.as_str()}).to_string()))
+                }
+                Why::Own => alone(None),
             };
             drops.push(drop);
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{
-    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float32Array, LargeListArray, RecordBatch, UInt8Array, UInt64Array,
+    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float16Array, Float32Array, LargeListArray, RecordBatch, UInt8Array,
+    UInt64Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
@@ -346,8 +347,7 @@ impl Feature for Modelled {
             let rows = rows.ok_or_else(|| Error::internal("an embedder gave a window that it was not given"))?;
             tally.tokens += made.tokens;
             tally.truncated += made.truncated;
-            tally.count(&made.statuses);
-            table.write(rows, made.vectors, &made.statuses)
+            table.write(rows, made.vectors, made.statuses, &mut tally)
         })?;
         tally.finish(self.on_bad_vector)
     }
@@ -465,8 +465,7 @@ impl Supplied {
             }
             statuses.push(status);
         }
-        tally.count(&statuses);
-        table.write(rows, data, &statuses)
+        table.write(rows, data, statuses, tally)
     }
 }
 
@@ -545,12 +544,24 @@ impl<'a> VectorTable<'a> {
         Ok(Self { schema, dimensions, full: dimensions, write })
     }
 
-    fn write(&mut self, rows: Vec<u64>, vectors: Vec<f32>, statuses: &[Status]) -> Result<()> {
+    /// Writes the vectors of `rows`, counted in `tally`. Half precision may find more of them unsound.
+    fn write(&mut self, rows: Vec<u64>, vectors: Vec<f32>, mut statuses: Vec<Status>, tally: &mut Tally) -> Result<()> {
         let internal = || "cannot build vectors".to_owned();
         let DataType::FixedSizeList(item, size) = self.schema.field(1).data_type() else { return Err(Error::internal(internal())) };
         debug_assert_eq!(vectors.len(), rows.len() * self.dimensions);
-        let values: ArrayRef = Arc::new(Float32Array::from(vectors));
-        let values = cast(&values, item.data_type()).context(Kind::Internal, internal)?;
+        let values: ArrayRef = if item.data_type() == &DataType::Float16 {
+            let mut halves = Vec::with_capacity(vectors.len());
+            for (row, status) in statuses.iter_mut().enumerate() {
+                let found = guard::to_f16(&vectors[row * self.dimensions..(row + 1) * self.dimensions], &mut halves);
+                if *status == Status::Ok {
+                    *status = found;
+                }
+            }
+            Arc::new(Float16Array::from(halves))
+        } else {
+            Arc::new(Float32Array::from(vectors))
+        };
+        tally.count(&statuses);
         let valid: NullBuffer = statuses.iter().map(|status| *status == Status::Ok).collect::<Vec<bool>>().into();
         let list = FixedSizeListArray::try_new_with_length(Arc::clone(item), *size, values, Some(valid), rows.len())
             .context(Kind::Internal, internal)?;

@@ -10,12 +10,23 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::RunId;
 use crate::storage::local;
 
-/// A dataset on its way to its folder.
+/// A dataset on its way to its folder. Dropped before it is published, it removes what was written so far.
 #[derive(Debug)]
 pub struct Publication {
     sink: PathBuf,
     part: PathBuf,
     overwrite: bool,
+    /// From here on the folder may be the dataset, or named by an intent.
+    settled: bool,
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        if !self.settled {
+            // The failure that ended the run is the one to report; what is left here the next run of the same work removes.
+            let _ = local::remove_dir(&self.part).is_ok();
+        }
+    }
 }
 
 /// What a replacement is about to do: written before the first rename, removed after the last.
@@ -45,7 +56,7 @@ impl Publication {
             local::remove_dir(&part)?;
         }
         local::create_dir_all(&part)?;
-        Ok(Self { sink: sink.to_owned(), part, overwrite })
+        Ok(Self { sink: sink.to_owned(), part, overwrite, settled: false })
     }
 
     /// The folder to write into.
@@ -55,9 +66,10 @@ impl Publication {
     }
 
     /// Makes the dataset visible.
-    pub fn publish(self) -> Result<()> {
+    pub fn publish(mut self) -> Result<()> {
         local::sync_dir(&self.part)?;
         if !local::exists(&self.sink)? {
+            self.settled = true;
             return local::rename_dir(&self.part, &self.sink);
         }
         check_free(&self.sink, self.overwrite)?;
@@ -65,13 +77,9 @@ impl Publication {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let intent = serde_json::to_vec(&Intent { part: name(&self.part), old: name(&old) })
             .context(Kind::Internal, || "cannot write the intent".into())?;
+        self.settled = true;
         local::write_file(&beside(&self.sink, "intent")?, &intent)?;
         finish(&self.sink, &self.part, &old)
-    }
-
-    /// Removes what was written so far.
-    pub fn abandon(self) -> Result<()> {
-        local::remove_dir(&self.part)
     }
 }
 
@@ -181,6 +189,10 @@ mod tests {
         assert_eq!(word(&sink), "old");
         publication.publish().unwrap();
         assert_eq!(word(&sink), "new");
+        let failed = Publication::begin(&sink, &run, true).unwrap();
+        dataset(failed.folder(), "half");
+        drop(failed);
+        assert_eq!((word(&sink), std::fs::read_dir(folder.path()).unwrap().count()), ("new".into(), 1));
         let photos = folder.path().join("photos");
         std::fs::create_dir(&photos).unwrap();
         std::fs::write(photos.join("cat.jpg"), "x").unwrap();
