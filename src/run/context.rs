@@ -177,7 +177,8 @@ impl RunContext {
             let rows = batch.column(0).as_primitive::<UInt64Type>().values();
             let codes = batch.column(1).as_primitive::<UInt8Type>().values();
             for (row, code) in rows.iter().zip(codes.iter()) {
-                let status = Status::from_code(*code).ok_or_else(|| Error::state(format!("an artefact holds an unknown status code=`{code}`")))?;
+                let status =
+                    Status::from_code(*code).ok_or_else(|| Error::state(format!("an artefact holds an unknown status code=`{code}`")))?;
                 if status != Status::Ok {
                     bad.insert(*row, status);
                 }

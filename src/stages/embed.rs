@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{
-    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float16Array, Float32Array, LargeListArray, RecordBatch, UInt8Array, UInt64Array,
+    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float16Array, Float32Array, LargeListArray, RecordBatch, UInt8Array,
+    UInt64Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;

@@ -256,7 +256,8 @@ fn a_full_disk_ends_the_run_and_leaves_the_old_dataset() {
     corpus.run(&["--set", "stages.long.where=length(text) > 90"]).ok();
     let old = corpus.tree_hash();
     for blocks in ["2", "60"] {
-        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" run p.yaml --quiet --overwrite --set sink.parquet.layout=packed");
+        let script =
+            format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" run p.yaml --quiet --overwrite --set sink.parquet.layout=packed");
         let output = Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_trommel")]).current_dir(corpus.path()).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(7), "{said}");
