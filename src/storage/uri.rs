@@ -249,7 +249,10 @@ pub fn followed(path: &Path) -> Result<PathBuf> {
         match present.canonicalize() {
             Ok(real) => return Ok(missing.into_iter().rev().fold(real, |path, part| path.join(part))),
             // A dangling link is there, although what it names is not: whoever made it may make that later.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !present.is_symlink() => {
+            // What would lie in a file is not there either: whoever makes it says what is wrong.
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) && !present.is_symlink() =>
+            {
                 let Some(name) = present.file_name().map(std::ffi::OsStr::to_owned) else {
                     return Err(Error::new(Kind::Storage, format!("cannot resolve path=`{}`", path.display())).caused_by(error));
                 };
