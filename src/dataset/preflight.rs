@@ -124,7 +124,8 @@ pub fn check_footer(metadata: &ParquetMetaData, file: &ShardFile) -> Result<()> 
                 if start < 4 || end > file.bytes() - 8 {
                     return Err(bad("column chunk outside the file"));
                 }
-                if chunk.data_page_offset() < start as i64 || chunk.data_page_offset() as u64 >= end {
+                // A chunk without values may have no data page at all.
+                if values > 0 && (chunk.data_page_offset() < start as i64 || chunk.data_page_offset() as u64 >= end) {
                     return Err(bad("first data page outside its column chunk"));
                 }
                 ranges.push((start, end));

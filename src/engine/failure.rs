@@ -4,6 +4,20 @@ use datafusion::error::DataFusionError;
 
 use crate::error::{Error, Kind};
 
+/// How to keep a value that does not fit from ending a run.
+const GUARD: &str = "guard the expression (`try_cast` gives NULL where `cast` fails), or filter the rows first";
+/// Letters of the engine's message that are shown: it may hold a whole document.
+const SHOWN: usize = 200;
+
+/// What the engine says, clipped, and without what a terminal would obey.
+fn shown(message: &str) -> String {
+    let mut text: String = message.chars().take(SHOWN).map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect();
+    if message.chars().nth(SHOWN).is_some() {
+        text.push('…');
+    }
+    text
+}
+
 /// Carries one of our errors through the engine.
 #[must_use]
 pub fn into_datafusion(error: Error) -> DataFusionError {
@@ -24,9 +38,9 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             .hint("give more with --memory, or make room for spill in the work folder"),
         DataFusionError::IoError(source) => Error::storage("the engine cannot read or write its spill files").caused_by(source),
         DataFusionError::ArrowError(source, _) => {
-            Error::new(Kind::Input, "a value cannot be computed").caused_by(source).hint("guard the expression, or filter the rows first")
+            Error::new(Kind::Input, "a value cannot be computed").caused_by(shown(&source.to_string())).hint(GUARD)
         }
-        DataFusionError::Execution(message) => Error::new(Kind::Input, "a value cannot be computed").caused_by(message),
+        DataFusionError::Execution(message) => Error::new(Kind::Input, "a value cannot be computed").caused_by(shown(&message)).hint(GUARD),
         other => Error::internal("the engine failed").caused_by(other.to_string()),
     }
 }

@@ -10,6 +10,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Typ
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
+use serde_json::{Map, Value, json};
+
 use super::context::RunContext;
 use super::scan::{DOC_ID, TABLE};
 use super::verdict::{Fates, Verdicts};
@@ -68,22 +70,24 @@ async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id:
                 entry.kept_doc_id = entry.kept_doc_id.or(note.kept_doc_id);
             }
         }
-        match verdict? {
+        let verdict = verdict?;
+        match verdict.drop {
             None => kept += 1,
             Some(drop) => {
                 *dropped.entry((drop.stage, drop.reason.clone())).or_insert(0) += 1;
+                entry.detail = drop.detail;
                 let kept = drop.kept.map(|kept| {
                     let of = &cx.snapshot.shards[kept.shard().ordinal()];
                     (cx.plan.sources[of.source].id.to_string(), of.path.clone(), kept.row())
                 });
-                entry.drop = Some(Fate {
-                    stage: cx.plan.stages[drop.stage].id.to_string(),
-                    reason: drop.reason,
-                    kept,
-                    score: drop.score,
-                    detail: drop.detail,
-                });
+                entry.drop = Some(Fate { stage: cx.plan.stages[drop.stage].id.to_string(), reason: drop.reason, kept, score: drop.score });
             }
+        }
+        if let Some(status) = verdict.embedding_status {
+            let mut detail: Map<String, Value> =
+                entry.detail.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            detail.insert("embedding_status".into(), json!(status.as_str()));
+            entry.detail = Some(Value::Object(detail).to_string());
         }
         writer.push(entry)?;
     }

@@ -93,7 +93,14 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     };
     for name in ["statuses", "bad_vectors"] {
         if let Some(counts) = report.get(name).filter(|counts| nonzero(counts)) {
-            lines.push(format!("vectors that cannot be compared: {counts}"));
+            let bad: Vec<String> = counts
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(status, count)| *status != "ok" && count.as_u64() != Some(0))
+                .map(|(status, number)| format!("{} {}", count(number.as_u64().unwrap_or(0)), status.replace('_', " ")))
+                .collect();
+            lines.push(format!("vectors that cannot be compared: {}", bad.join(", ")));
         }
     }
     for (name, word) in [("orphans", "dropped rows without a kept row within epsilon"), ("truncated", "texts cut at max_tokens")] {

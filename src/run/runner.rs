@@ -28,7 +28,7 @@ use crate::stages::StageConfig;
 use crate::stages::embed::{EmbedInput, ModelSource};
 use crate::stages::seam::{Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
-use crate::state::commit::{Publication, check_free, recover};
+use crate::state::commit::{Held, Publication};
 use crate::state::lineage::file_name;
 use crate::state::manifest::{self, Counts, InputShard, Manifest, OutputFile, PhaseRecord, RunRecord, StageCounts};
 use crate::storage::local::{self, Selection};
@@ -223,8 +223,7 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
     if let Err(problems) = prepared.checked.follow_links(&prepared.file, options.root.as_ref()) {
         problems.into_result(&prepared.file.display().to_string())?;
     }
-    recover(&prepared.sink)?;
-    check_free(&prepared.sink, options.overwrite)?;
+    let held = Held::take(&prepared.sink, options.overwrite)?;
     local::create_dir_all(&prepared.work)?;
     let spill_folder = prepared.work.join("spill");
     local::create_dir_all(&spill_folder)?;
@@ -251,7 +250,7 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         features: BTreeMap::new(),
         decisions: BTreeMap::new(),
     };
-    engine.block_on(carry_out(prepared, options, context, &schemas, &embedders, started))
+    engine.block_on(carry_out(prepared, options, held, context, &schemas, &embedders, started))
 }
 
 /// The first scan's artefact of each shard.
@@ -262,6 +261,7 @@ pub(super) fn scan_keys(plan: &Plan, snapshot: &Snapshot) -> Vec<TaskKey> {
 async fn carry_out(
     prepared: &Prepared,
     options: &RunOptions,
+    held: Held,
     mut context: RunContext,
     schemas: &[SchemaRef],
     embedders: &BTreeMap<usize, SharedEmbedder>,
@@ -306,7 +306,7 @@ async fn carry_out(
         .map(|shard| (cx.plan.sources[shard.source].id.to_string(), shard.path.clone(), shard.hash, shard.rows_used))
         .collect();
     let run_id = manifest::run_id(&canonical, &inputs);
-    let publication = Publication::begin(&prepared.sink, &run_id, options.overwrite)?;
+    let publication = Publication::begin(held, &run_id)?;
     let folder = publication.folder().to_owned();
     local::create_dir_all(&folder.join("lineage"))?;
     let phase = telemetry.phase("lineage", cx.snapshot.shards.len() as u64, 0);

@@ -66,7 +66,8 @@ impl ScanTask {
         for batch in batches.by_ref() {
             stop.check()?;
             let batch = batch?;
-            writer.write(&self.scan(&batch, &mut steps, &source.roles, &output)?)?;
+            let scanned = self.scan(&batch, &mut steps, &source.roles, &output);
+            writer.write(&scanned.map_err(|error| error.context(format!("cannot scan shard path=`{}`", shard.path)))?)?;
         }
         let file = writer.finish()?;
         if file.rows != shard.rows_used {
@@ -133,7 +134,14 @@ impl ScanTask {
                     filter_record_batch(batch, &BooleanArray::new(live.clone(), None))
                         .context(Kind::Internal, || "cannot narrow a batch".into())?
                 };
-                let result = operator.apply(&seen).map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
+                let result = operator.apply(&seen).map_err(|error| {
+                    error.context(format!(
+                        "stage `{}` failed rows=`{first}..{}` source=`{}`",
+                        planned.id,
+                        first + rows as u64,
+                        self.plan.sources[self.source].id
+                    ))
+                })?;
                 if step.decides {
                     live = passed(&result, first, rows)?;
                     columns.push(Arc::new(BooleanArray::new(live.clone(), None)));

@@ -33,18 +33,27 @@ pub(super) struct Drop {
 enum Why {
     /// In its table of drops.
     Table(Cursor),
-    /// In the statuses of the vectors that it made.
-    BadVectors(BTreeMap<u64, Status>),
     /// Nowhere: its configuration says all.
     Own,
 }
 
-/// The verdicts on one shard, in row order; `None` for a kept row.
+/// What became of one row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Verdict {
+    /// `None`: it is kept.
+    pub(super) drop: Option<Drop>,
+    /// Why its vector cannot be compared, if an embed stage found so.
+    pub(super) embedding_status: Option<Status>,
+}
+
+/// The verdicts on one shard, in row order.
 pub(super) struct Verdicts {
     cx: Arc<RunContext>,
     kept: BooleanBuffer,
     /// For each stage that saw rows of this shard: the rows that it dropped, and where it says why.
     stages: Vec<(usize, BooleanBuffer, Why)>,
+    /// Rows whose vectors cannot be compared.
+    bad: BTreeMap<u64, Status>,
     row: usize,
 }
 
@@ -53,19 +62,22 @@ impl Verdicts {
         let live = cx.live_at_end(shard)?;
         let kept = live.on(cx.plan.sink_input);
         let mut stages = Vec::new();
+        let mut bad = BTreeMap::new();
         for (index, planned) in cx.plan.stages.iter().enumerate() {
+            if planned.config.shape() == Shape::Feature && planned.reached_by[shard.source] {
+                bad.extend(cx.bad_vectors(shard, index)?);
+            }
             let Some(dropped) = live.dropped_by(index).filter(|dropped| dropped.count_set_bits() > 0) else { continue };
             let why = match planned.config.shape() {
                 Shape::Barrier => {
                     let file = cx.decisions.get(&index).and_then(|decided| decided.file(&cx.artefacts, shard));
                     Why::Table(Cursor::open(file.ok_or_else(|| Error::internal("a barrier dropped rows and left no table"))?)?)
                 }
-                Shape::Feature => Why::BadVectors(cx.bad_vectors(shard, index)?),
-                Shape::RowLocal => Why::Own,
+                Shape::Feature | Shape::RowLocal => Why::Own,
             };
             stages.push((index, dropped, why));
         }
-        Ok(Self { cx: Arc::clone(cx), kept, stages, row: 0 })
+        Ok(Self { cx: Arc::clone(cx), kept, stages, bad, row: 0 })
     }
 
     /// The rows that the sink receives.
@@ -73,32 +85,29 @@ impl Verdicts {
         &self.kept
     }
 
-    fn verdict(&mut self, row: usize) -> Result<Option<Drop>> {
+    fn verdict(&mut self, row: usize) -> Result<Verdict> {
+        let embedding_status = self.bad.get(&(row as u64)).copied();
         let kept = self.kept.value(row);
         let mut drops: Vec<Drop> = Vec::new();
         for (stage, dropped, why) in &mut self.stages {
             if !dropped.value(row) {
                 continue;
             }
-            let alone = |detail| Drop {
-                stage: *stage,
-                reason: row_local_reason(&self.cx, *stage).into(),
-                kept: None,
-                score: None,
-                detail,
-                others: Vec::new(),
-            };
             let drop = match why {
                 Why::Table(cursor) => cursor.seek(row as u64, *stage)?,
-                Why::BadVectors(bad) => {
-                    alone(bad.get(&(row as u64)).map(|status| json!({"embedding_status": status.as_str()}).to_string()))
-                }
-                Why::Own => alone(None),
+                Why::Own => Drop {
+                    stage: *stage,
+                    reason: row_local_reason(&self.cx, *stage).into(),
+                    kept: None,
+                    score: None,
+                    detail: None,
+                    others: Vec::new(),
+                },
             };
             drops.push(drop);
         }
         if kept {
-            return Ok(None);
+            return Ok(Verdict { drop: None, embedding_status });
         }
         let primary = drops.iter().position(|drop| drop.kept.is_some()).unwrap_or(0);
         if drops.is_empty() {
@@ -114,7 +123,7 @@ impl Verdicts {
             detail.insert("also".into(), Value::Array(others));
             drop.detail = Some(Value::Object(detail).to_string());
         }
-        Ok(Some(drop))
+        Ok(Verdict { drop: Some(drop), embedding_status })
     }
 }
 
@@ -128,7 +137,7 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
 }
 
 impl Iterator for Verdicts {
-    type Item = Result<Option<Drop>>;
+    type Item = Result<Verdict>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.row;
@@ -159,7 +168,7 @@ impl Fates {
             {
                 let id = RowId::try_new(*shard, *row).ok_or_else(|| Error::internal("a row number above the limit"))?;
                 *row += 1;
-                return Ok(Some((id, verdict?)));
+                return Ok(Some((id, verdict?.drop)));
             }
             let Some(shard) = self.cx.snapshot.shards.get(self.next_shard) else { return Ok(None) };
             self.cx.engine.stop().check()?;

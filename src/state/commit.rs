@@ -9,6 +9,7 @@ use super::manifest::Manifest;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::RunId;
 use crate::storage::local;
+use crate::storage::lock::Lock;
 
 /// A dataset on its way to its folder. Dropped before it is published, it removes what was written so far.
 #[derive(Debug)]
@@ -16,8 +17,32 @@ pub struct Publication {
     sink: PathBuf,
     part: PathBuf,
     overwrite: bool,
+    _lock: Lock,
     /// From here on the folder may be the dataset, or named by an intent.
     settled: bool,
+}
+
+/// A sink that this run alone writes to.
+#[derive(Debug)]
+pub struct Held {
+    sink: PathBuf,
+    overwrite: bool,
+    lock: Lock,
+}
+
+impl Held {
+    /// Takes the sink for the time of a run, ends what an earlier run was cut off in, and refuses an existing dataset unless
+    /// `overwrite`, and then replaces only what a run has left.
+    pub fn take(sink: &Path, overwrite: bool) -> Result<Self> {
+        // An output that will be refused is refused without a trace.
+        if !local::exists(&beside(sink, "intent")?)? {
+            check_free(sink, overwrite)?;
+        }
+        let lock = hold(sink)?;
+        finish_intent(sink)?;
+        check_free(sink, overwrite)?;
+        Ok(Self { sink: sink.to_owned(), overwrite, lock })
+    }
 }
 
 impl Drop for Publication {
@@ -46,17 +71,16 @@ fn beside(sink: &Path, suffix: &str) -> Result<PathBuf> {
 }
 
 impl Publication {
-    /// Starts one: refuses an existing dataset unless `overwrite`, and then replaces only what a run has left.
-    pub fn begin(sink: &Path, run_id: &RunId, overwrite: bool) -> Result<Self> {
-        recover(sink)?;
-        check_free(sink, overwrite)?;
-        let part = beside(sink, &format!("{}.part", &run_id.to_string()[..16]))?;
+    /// Starts one in the sink that this run holds.
+    pub fn begin(held: Held, run_id: &RunId) -> Result<Self> {
+        let Held { sink, overwrite, lock } = held;
+        let part = beside(&sink, &format!("{}.part", &run_id.to_string()[..16]))?;
         if local::exists(&part)? {
             // An earlier run of the same work was killed: its files are not trusted, for no journal names them.
             local::remove_dir(&part)?;
         }
         local::create_dir_all(&part)?;
-        Ok(Self { sink: sink.to_owned(), part, overwrite, settled: false })
+        Ok(Self { sink, part, overwrite, _lock: lock, settled: false })
     }
 
     /// The folder to write into.
@@ -99,8 +123,25 @@ pub fn check_free(sink: &Path, overwrite: bool) -> Result<()> {
         .hint("--overwrite replaces only datasets that trommel wrote: name another folder"))
 }
 
+/// The lock of a sink: one run at a time writes it.
+fn hold(sink: &Path) -> Result<Lock> {
+    let name = sink.file_name().ok_or_else(|| Error::usage(format!("the sink has no name path=`{}`", sink.display())))?;
+    if let Some(parent) = sink.parent() {
+        local::create_dir_all(parent)?;
+    }
+    Lock::take(&sink.with_file_name(format!(".{}.lock", name.to_string_lossy())), "the output")
+}
+
 /// Carries out or takes back a replacement that was cut off.
 pub fn recover(sink: &Path) -> Result<()> {
+    if !local::exists(&beside(sink, "intent")?)? {
+        return Ok(());
+    }
+    let _lock = hold(sink)?;
+    finish_intent(sink)
+}
+
+fn finish_intent(sink: &Path) -> Result<()> {
     let path = beside(sink, "intent")?;
     if !local::exists(&path)? {
         return Ok(());
@@ -183,20 +224,20 @@ mod tests {
         let sink = folder.path().join("out");
         let run = RunId::from(blake3::hash(b"r"));
         dataset(&sink, "old");
-        assert_eq!(Publication::begin(&sink, &run, false).unwrap_err().kind(), Kind::Usage);
-        let publication = Publication::begin(&sink, &run, true).unwrap();
+        assert_eq!(Held::take(&sink, false).unwrap_err().kind(), Kind::Usage);
+        let publication = Publication::begin(Held::take(&sink, true).unwrap(), &run).unwrap();
         dataset(publication.folder(), "new");
         assert_eq!(word(&sink), "old");
         publication.publish().unwrap();
         assert_eq!(word(&sink), "new");
-        let failed = Publication::begin(&sink, &run, true).unwrap();
+        let failed = Publication::begin(Held::take(&sink, true).unwrap(), &run).unwrap();
         dataset(failed.folder(), "half");
         drop(failed);
         assert_eq!((word(&sink), std::fs::read_dir(folder.path()).unwrap().count()), ("new".into(), 1));
         let photos = folder.path().join("photos");
         std::fs::create_dir(&photos).unwrap();
         std::fs::write(photos.join("cat.jpg"), "x").unwrap();
-        assert_eq!(Publication::begin(&photos, &run, true).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(Held::take(&photos, true).unwrap_err().kind(), Kind::Usage);
         assert!(photos.join("cat.jpg").exists());
     }
 

@@ -31,6 +31,8 @@ pub struct Entry {
     pub kept_doc_id: Option<String>,
     /// How many rows name this one.
     pub copies: u64,
+    /// A JSON object with sorted keys.
+    pub detail: Option<String>,
 }
 
 /// Why a row was dropped.
@@ -44,8 +46,6 @@ pub struct Fate {
     pub kept: Option<(String, String, u64)>,
     /// How similar the two are, or the score by which a selection left it out.
     pub score: Option<f64>,
-    /// A JSON object with sorted keys.
-    pub detail: Option<String>,
 }
 
 /// The schema of a lineage file.
@@ -153,7 +153,7 @@ impl LineageWriter {
             kept_run_id.append_null();
             score.append_option(fate.and_then(|fate| fate.score));
             copies.append_value(entry.copies);
-            detail.append_option(fate.and_then(|fate| fate.detail.as_ref()));
+            detail.append_option(entry.detail.as_ref());
             run_id.append_value(&self.run_id);
         }
         let columns: Vec<ArrayRef> = vec![

@@ -5,4 +5,5 @@
 
 pub mod checksum;
 pub mod local;
+pub mod lock;
 pub mod uri;

@@ -114,7 +114,8 @@ fn a_shard_that_changed_or_went_shows_no_text() {
 #[test]
 fn shards_that_moved_are_found_below_the_root() {
     let corpus = corpus();
-    let elsewhere = tempfile::tempdir().unwrap();
+    // Beside the corpus: a folder is renamed inside one file system.
+    let elsewhere = tempfile::tempdir_in(corpus.path().parent().unwrap()).unwrap();
     for name in ["in", "out"] {
         fs::rename(corpus.at(name), elsewhere.path().join(name)).unwrap();
     }
