@@ -362,6 +362,12 @@ pub fn check_id(id: &str) -> Result<(), Refusal> {
         };
         return Err((format!("bad id `{}`", shown(id)), Some(hint)));
     }
+    if id.starts_with("trommel_") {
+        return Err((
+            format!("the id `{}` begins with `trommel_`, which names columns of the program", shown(id)),
+            Some("write another id".into()),
+        ));
+    }
     if id.len() > MAX_ID_LENGTH {
         return Err((format!("the id `{}` has {} letters; the limit is {MAX_ID_LENGTH}", shown(id), id.len()), None));
     }

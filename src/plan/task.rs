@@ -1,23 +1,28 @@
 //! Task keys: a hash of all that can change a task's artefact and of nothing else, so that a task whose artefact is there is done.
 
 use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::Schema;
 
 use super::compile::{Input, Plan};
 use crate::ids::{ContentHash, Fingerprint, ShardId, TaskKey};
 use crate::state::artefacts::FORMAT;
 
-/// The first scan of one shard: its content and the steps of its source.
+/// The first scan of one shard: its content, the stages that its rows can reach, and the types that its columns are read in.
 #[must_use]
-pub fn scan(plan: &Plan, source: usize, shard: &ContentHash, rows: u64) -> TaskKey {
+pub fn scan(plan: &Plan, source: usize, shard: &ContentHash, rows: u64, types: &Schema) -> TaskKey {
     let source_index = source;
     let source = &plan.sources[source_index];
     let mut key = Fingerprint::new("trommel scan").number(FORMAT).part(shard.as_bytes()).number(rows);
     key = key.part(source.roles.id.as_deref().unwrap_or("")).part(source.roles.text.as_deref().unwrap_or(""));
-    for step in &source.steps {
-        let planned = &plan.stages[*step];
+    for field in types.fields() {
+        key = key.part(field.name()).part(field.data_type().to_string());
+    }
+    // Stages that leave nothing in the artefact still say which rows the ones below them see.
+    for planned in plan.stages.iter().filter(|stage| stage.reached_by[source_index]) {
         key = key.part(planned.id.as_str()).part(planned.config.kind()).number(u64::from(planned.config.version()));
         key = key.part(planned.config.scanned().map_or_else(String::new, |config| config.to_string()));
-        for input in &plan.stages[*step].inputs {
+        key = key.number(planned.inputs.len() as u64);
+        for input in &planned.inputs {
             key = match input {
                 Input::Source(other) => key.part(if *other == source_index { "source" } else { "other" }),
                 Input::Stage(stage) => key.part(plan.stages[*stage].id.as_str()),

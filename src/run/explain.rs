@@ -60,14 +60,14 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         spill_folder: spill.path().to_owned(),
     })?);
     let snapshot = Arc::new(prepared.snapshot(options.limit_rows)?);
-    schemas(&prepared.plan, &snapshot)?;
+    let schemas = schemas(&prepared.plan, &snapshot)?;
     let embedders = prepared.embedders(options, telemetry)?;
     let mut context = RunContext {
         cluster: LocalCluster::new(Arc::clone(&engine)),
         engine,
         artefacts: Artefacts::existing(&prepared.work),
         plan: Arc::clone(&prepared.plan),
-        scans: scan_keys(&prepared.plan, &snapshot),
+        scans: scan_keys(&prepared.plan, &snapshot, &schemas),
         snapshot,
         telemetry: telemetry.clone(),
         features: BTreeMap::new(),

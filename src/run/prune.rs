@@ -41,6 +41,11 @@ struct Job {
 /// The lineage columns that `annotate` adds, each with the name that it gets.
 const ANNOTATIONS: [&str; 7] = ["decision", "stage", "reason", "kept_source", "kept_shard", "kept_row", "score"];
 
+/// The names of the columns that `annotate` adds.
+pub(super) fn annotation_names() -> Vec<String> {
+    ANNOTATIONS.iter().map(|name| format!("trommel_{name}")).collect()
+}
+
 /// Writes the dataset's shards under `folder`. The lineage need be there only
 /// where the sink annotates.
 pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path) -> Result<Vec<DataFile>> {
@@ -122,12 +127,6 @@ fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
         job.shards.first().and_then(|shard| cx.snapshot.shards.get(*shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
     let annotate = sink.write == Write::Annotate;
     let extra = extra_fields(cx, annotate)?;
-    for field in &extra {
-        if first.schema.field_with_name(field.name()).is_ok() {
-            return Err(Error::input(format!("an added column is in the shards already column=`{}`", field.name()))
-                .hint("give the stage another id"));
-        }
-    }
     let options = WriterOptions { zstd_level: sink.zstd_level, row_group_rows: sink.row_group_rows, extra: extra.clone(), copy: true };
     let mut writer = ShardWriter::create(&path, first, options)?;
     for ordinal in &job.shards {

@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::context::RunContext;
-use super::prune::DataFile;
+use super::prune::{DataFile, annotation_names};
 use super::report::Summary;
 use super::scan::ScanTask;
 use super::task::{Descriptor, run_tasks};
 use super::{barrier, feature, lineage, prune};
 use crate::config::model::{Source, Write};
-use crate::dataset::schema::{NeededColumn, Wanted, reconcile};
+use crate::dataset::schema::{NeededColumn, Wanted, common_type, reconcile};
 use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
 use crate::embed::{Embedder, ModelFiles, runtime};
 use crate::engine::cluster::LocalCluster;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineOptions, spawn};
 use crate::error::{Error, Result};
 use crate::ids::TaskKey;
 use crate::plan::checked::Checked;
@@ -26,7 +26,7 @@ use crate::plan::compile::Plan;
 use crate::plan::task;
 use crate::stages::StageConfig;
 use crate::stages::embed::{EmbedInput, ModelSource};
-use crate::stages::seam::{Shape, SharedEmbedder};
+use crate::stages::seam::{ROW, Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
 use crate::state::commit::{Held, Publication};
 use crate::state::lineage::file_name;
@@ -176,7 +176,17 @@ fn source_spec(folder: &Path, source: &Source, root: Option<&Root>) -> Result<So
 
 /// What the first scan of each source reads, and in which types.
 pub(super) fn schemas(plan: &Plan, snapshot: &Snapshot) -> Result<Vec<SchemaRef>> {
-    plan.sources
+    for shard in &snapshot.shards {
+        if shard.schema.field_with_name(ROW).is_ok() {
+            return Err(Error::input(format!(
+                "a shard has a column of a name that the program needs column=`{ROW}` path=`{}`",
+                shard.path
+            ))
+            .hint("rename the column"));
+        }
+    }
+    let own = plan
+        .sources
         .iter()
         .enumerate()
         .map(|(index, source)| {
@@ -213,7 +223,67 @@ pub(super) fn schemas(plan: &Plan, snapshot: &Snapshot) -> Result<Vec<SchemaRef>
             let needed: Vec<NeededColumn> = needed.into_iter().map(|(name, wanted)| NeededColumn { name, wanted }).collect();
             reconcile(snapshot, index, &needed)
         })
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    across_sources(plan, own)
+}
+
+/// Refuses added columns that shards have already, before any work is done.
+fn check_added(plan: &Plan, snapshot: &Snapshot) -> Result<()> {
+    let made: Vec<String> = plan.add.iter().map(|stage| plan.stages[*stage].id.to_string()).collect();
+    let annotated: Vec<String> = if plan.sink.write == Write::Annotate { annotation_names() } else { Vec::new() };
+    for shard in &snapshot.shards {
+        for (names, mend) in [
+            (&made, "give the stage another id"),
+            (&annotated, "rename the column, or do not annotate a dataset that is annotated already"),
+        ] {
+            if let Some(name) = names.iter().find(|name| shard.schema.field_with_name(name).is_ok()) {
+                return Err(
+                    Error::input(format!("an added column is in the shards already column=`{name}` path=`{}`", shard.path)).hint(mend)
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sources that one stage compares are read in one type, column by column.
+fn across_sources(plan: &Plan, mut schemas: Vec<SchemaRef>) -> Result<Vec<SchemaRef>> {
+    for stage in &plan.stages {
+        let reached: Vec<usize> = (0..plan.sources.len()).filter(|source| stage.reached_by[*source]).collect();
+        let Some(first) = reached.first() else { continue };
+        for name in stage.config.needs(&plan.sources[*first].roles).columns {
+            let column = |source: usize| plan.sources[source].roles.column(&name).to_owned();
+            let mut common: Option<(usize, DataType)> = None;
+            for source in &reached {
+                let Ok(field) = schemas[*source].field_with_name(&column(*source)) else { continue };
+                common = Some(match common {
+                    None => (*source, field.data_type().clone()),
+                    Some((of, kind)) => match common_type(&kind, field.data_type()) {
+                        Some(kind) => (of, kind),
+                        None => {
+                            return Err(Error::input(format!(
+                                "sources hold a column in types that do not go together stage=`{}` column=`{name}` `{}`=`{kind}` `{}`=`{}`",
+                                stage.id,
+                                plan.sources[of].id,
+                                plan.sources[*source].id,
+                                field.data_type()
+                            ))
+                            .hint("write the shards with one type for that column"));
+                        }
+                    },
+                });
+            }
+            let Some((_, kind)) = common else { continue };
+            for source in &reached {
+                let column = column(*source);
+                let fields = schemas[*source].fields().iter().map(|field| {
+                    if *field.name() == column { Arc::new(field.as_ref().clone().with_data_type(kind.clone())) } else { Arc::clone(field) }
+                });
+                schemas[*source] = Arc::new(Schema::new(fields.collect::<Fields>()));
+            }
+        }
+    }
+    Ok(schemas)
 }
 
 /// Runs a pipeline.
@@ -237,6 +307,7 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
     let phase = telemetry.phase("snapshot", 1, 0);
     let snapshot = Arc::new(prepared.snapshot(options.limit_rows)?);
     let schemas = schemas(&prepared.plan, &snapshot)?;
+    check_added(&prepared.plan, &snapshot)?;
     phase.finish();
     let embedders = prepared.embedders(options, telemetry)?;
     let context = RunContext {
@@ -244,7 +315,7 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         cluster: LocalCluster::new(Arc::clone(&engine)),
         artefacts: Artefacts::open(&prepared.work)?,
         plan: Arc::clone(&prepared.plan),
-        scans: scan_keys(&prepared.plan, &snapshot),
+        scans: scan_keys(&prepared.plan, &snapshot, &schemas),
         snapshot,
         telemetry: telemetry.clone(),
         features: BTreeMap::new(),
@@ -254,8 +325,8 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
 }
 
 /// The first scan's artefact of each shard.
-pub(super) fn scan_keys(plan: &Plan, snapshot: &Snapshot) -> Vec<TaskKey> {
-    snapshot.shards.iter().map(|shard| task::scan(plan, shard.source, &shard.hash, shard.rows_used)).collect()
+pub(super) fn scan_keys(plan: &Plan, snapshot: &Snapshot, schemas: &[SchemaRef]) -> Vec<TaskKey> {
+    snapshot.shards.iter().map(|shard| task::scan(plan, shard.source, &shard.hash, shard.rows_used, &schemas[shard.source])).collect()
 }
 
 async fn carry_out(
@@ -311,7 +382,8 @@ async fn carry_out(
     local::create_dir_all(&folder.join("lineage"))?;
     let phase = telemetry.phase("lineage", cx.snapshot.shards.len() as u64, 0);
     let run_name = run_id.to_string();
-    let lineage = lineage::write(&cx, &folder, &run_name);
+    let (lineage_cx, lineage_folder) = (Arc::clone(&cx), folder.clone());
+    let lineage = spawn::task("the lineage", async move { lineage::write(&lineage_cx, &lineage_folder, &run_name).await });
     // The shards do not wait for the lineage, unless they are annotated with it.
     let (lineages, data) = if cx.plan.sink.write == Write::Annotate {
         let lineages = lineage.await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, BooleanArray, BooleanBufferBuilder, RecordBatch, UInt32Array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{cast, filter_record_batch, take};
+use arrow::compute::{filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use serde_json::Map;
 
@@ -18,6 +18,7 @@ use crate::engine::Stop;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::StageId;
 use crate::plan::compile::{Input, Plan};
+use crate::stages::columns::cast_strictly;
 use crate::stages::seam::{ROW, Roles, RowLocal, ScanContext};
 use crate::state::artefacts::{Receipt, ReceiptFile, TableWriter};
 
@@ -102,9 +103,8 @@ impl ScanTask {
         let mut columns: Vec<ArrayRef> = vec![Arc::clone(row)];
         if let Some(id) = &roles.id {
             let ids = batch.column_by_name(id).ok_or_else(|| Error::internal("a scan without ids"))?;
-            columns.push(
-                cast(ids, &DataType::Utf8).context(Kind::Input, || format!("the id column cannot be written as text column=`{id}`"))?,
-            );
+            let ids = cast_strictly(ids, &DataType::Utf8);
+            columns.push(ids.map_err(|error| error.context(format!("the id column cannot be written as text column=`{id}`")))?);
         }
         // What each stage of the plan may let through; barriers and features let everything through here.
         let mut through: Vec<Option<BooleanBuffer>> = vec![None; self.plan.stages.len()];

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, Float64Array, RecordBatch, StringArray, UInt64Array};
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit, UInt64Type};
+use arrow::util::display::FormatOptions;
 
 use super::seam::{ROW, ROW_ID, ScanContext, drop_fields};
 use crate::engine::{RowStream, rows_of};
@@ -57,8 +58,15 @@ pub(super) fn order_type(cx: &ScanContext<'_>, field: &Field) -> Result<DataType
 /// The values of an ordering column in the type of [`order_type`].
 pub(super) fn order_values(array: &ArrayRef, order: &DataType) -> Result<ArrayRef> {
     // Booleans have no direct way to decimals.
-    let array = if *array.data_type() == DataType::Boolean { cast(array, &DataType::Int8) } else { Ok(Arc::clone(array)) };
-    array.and_then(|array| cast(&array, order)).context(Kind::Input, || "cannot read an ordering column".into())
+    let array = if *array.data_type() == DataType::Boolean { cast_strictly(array, &DataType::Int8)? } else { Arc::clone(array) };
+    cast_strictly(&array, order)
+}
+
+/// Values in another type; one that does not fit is an error and never a null.
+pub(crate) fn cast_strictly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    let strict = CastOptions { safe: false, format_options: FormatOptions::default() };
+    cast_with_options(array, to, &strict)
+        .context(Kind::Input, || format!("a value of this type cannot be compared type=`{}` as=`{to}`", array.data_type()))
 }
 
 /// A column of 64-bit numbers.

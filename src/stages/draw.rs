@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use arrow::array::{Array as _, RecordBatch, UInt64Array};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 
-use super::columns::{row_column, row_schema};
+use super::columns::{cast_strictly, row_column, row_schema};
 use super::seam::{Needs, ROW, Roles, RowLocal, ScanContext};
 use crate::dataset::schema::text_values;
 use crate::error::{Context as _, Kind, Result};
@@ -55,7 +54,7 @@ impl RowLocal for Draw {
 
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let draws: UInt64Array = if let Some(id) = self.id {
-            let ids = cast(batch.column(id), &DataType::Utf8).context(Kind::Input, || "an id cannot be written as text".into())?;
+            let ids = cast_strictly(batch.column(id), &DataType::Utf8)?;
             let ids = text_values(ids.as_ref())?;
             // Rows without an id draw alike: nothing tells them apart.
             (0..batch.num_rows()).map(|row| Some(self.random.draw(ids.get(row).map_or(&[][..], str::as_bytes)))).collect()

@@ -192,6 +192,13 @@ impl EmbedConfig {
                 pooling: fields.text("pooling").and_then(|word| Pooling::from_word(&word)).unwrap_or(Pooling::Auto),
             })
         };
+        if let EmbedInput::Text(text) = &input
+            && text.model == ModelSource::Builtin
+            && matches!(text.provider, Provider::Cuda | Provider::Tensorrt)
+        {
+            let message = format!("the built-in model runs on the processor alone, not on `{}`", text.provider.word());
+            fields.problem(out, "provider", message, Some("remove `provider`, or name an ONNX file under `model`".into()));
+        }
         Self {
             input,
             normalize: fields.bool("normalize").unwrap_or(true),
@@ -406,15 +413,16 @@ impl Feature for Supplied {
         let mut table: Option<VectorTable<'_>> = None;
         let mut start = Some(start);
         let mut tally = Tally::default();
-        // Batches before the first vector wait, for they have no dimension yet; their rows are few or have none.
+        // Batches wait until the dimension is known; those vectors are few.
         let mut waiting: Vec<RecordBatch> = Vec::new();
+        let mut lengths = Lengths::default();
         for batch in rows {
             let batch = batch?;
             if table.is_none() {
-                let dimensions = list_dimensions(batch.column(0))?;
+                let full = lengths.look(batch.column(0))?;
                 waiting.push(batch);
-                if let Some((dimensions, start)) = dimensions.and_then(|dimensions| Some((dimensions, start.take()?))) {
-                    let table = table.insert(VectorTable::start(self.kept(dimensions), self.config.precision, start)?);
+                if let Some((dimensions, start)) = full.then(|| lengths.usual()).flatten().and_then(|usual| Some((usual, start.take()?))) {
+                    let table = table.insert(VectorTable::start(self.kept(dimensions)?, self.config.precision, start)?);
                     for batch in waiting.drain(..) {
                         self.write(&batch, dimensions, table, &mut tally)?;
                     }
@@ -424,9 +432,10 @@ impl Feature for Supplied {
             }
         }
         if let Some(start) = start {
-            let mut table = VectorTable::start(0, self.config.precision, start)?;
+            let dimensions = lengths.usual().unwrap_or(0);
+            let mut table = VectorTable::start(self.kept(dimensions)?, self.config.precision, start)?;
             for batch in waiting {
-                self.write(&batch, 0, &mut table, &mut tally)?;
+                self.write(&batch, dimensions, &mut table, &mut tally)?;
             }
         }
         tally.finish(self.config.on_bad_vector)
@@ -434,13 +443,20 @@ impl Feature for Supplied {
 }
 
 impl Supplied {
-    fn kept(&self, dimensions: usize) -> usize {
-        self.config.dims.map_or(dimensions, |dims| dimensions.min(dims as usize))
+    fn kept(&self, dimensions: usize) -> Result<usize> {
+        match self.config.dims.map(|dims| dims as usize) {
+            Some(dims) if dims > dimensions && dimensions > 0 => {
+                Err(Error::input(format!("`dims` is above the dimension of the vectors dims=`{dims}` dimensions=`{dimensions}`"))
+                    .hint("remove `dims`, or make it smaller"))
+            }
+            Some(dims) => Ok(dims.min(dimensions)),
+            None => Ok(dimensions),
+        }
     }
 
     fn write(&self, batch: &RecordBatch, dimensions: usize, table: &mut VectorTable<'_>, tally: &mut Tally) -> Result<()> {
         table.full = dimensions;
-        let kept = self.kept(dimensions);
+        let kept = self.kept(dimensions)?;
         let rows = batch.column(1).as_primitive::<UInt64Type>().values().to_vec();
         let mut data = Vec::with_capacity(rows.len() * kept);
         let mut statuses = Vec::with_capacity(rows.len());
@@ -505,18 +521,40 @@ impl Lists {
     }
 }
 
-/// The dimension of a column's vectors: the list's size, or that of the first vector.
-fn list_dimensions(array: &ArrayRef) -> Result<Option<usize>> {
-    if let DataType::FixedSizeList(_, size) = array.data_type() {
-        return Ok(Some(*size as usize));
-    }
-    let lists = Lists::of(array)?;
-    for row in 0..array.len() {
-        if let Some(first) = lists.get(row).filter(|values| !values.is_empty()) {
-            return Ok(Some(first.len()));
+/// Vectors that are looked at before the dimension is settled: one wrong vector in front must not take all others out.
+const LOOKED_AT: usize = 1_000;
+
+/// The lengths of the first vectors of a column.
+#[derive(Debug, Default)]
+struct Lengths {
+    counts: BTreeMap<usize, usize>,
+    seen: usize,
+}
+
+impl Lengths {
+    /// Looks at a batch; true once enough is known.
+    fn look(&mut self, array: &ArrayRef) -> Result<bool> {
+        if let DataType::FixedSizeList(_, size) = array.data_type() {
+            self.counts.insert(*size as usize, 1);
+            return Ok(true);
         }
+        let lists = Lists::of(array)?;
+        for row in 0..array.len() {
+            if self.seen == LOOKED_AT {
+                break;
+            }
+            if let Some(vector) = lists.get(row).filter(|values| !values.is_empty()) {
+                *self.counts.entry(vector.len()).or_insert(0) += 1;
+                self.seen += 1;
+            }
+        }
+        Ok(self.seen == LOOKED_AT)
     }
-    Ok(None)
+
+    /// The most frequent length, of several the smallest.
+    fn usual(&self) -> Option<usize> {
+        self.counts.iter().max_by_key(|(length, count)| (**count, std::cmp::Reverse(**length))).map(|(length, _)| *length)
+    }
 }
 
 /// Writes vectors as an artefact holds them: row, vector (null where it is not sound), status.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, Int64Array, RecordBatch, StringArray, UInt64Array};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, SchemaRef};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::carry::ORDER;
-use super::columns::{Drops, column, numbers, order_type, order_values, row_column, row_schema};
+use super::columns::{Drops, cast_strictly, column, numbers, order_type, order_values, row_column, row_schema};
 use super::policy::{Keep, Order};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
 use crate::dataset::schema::{TextValues, is_text, text_values};
@@ -75,7 +74,7 @@ pub const FIELDS: &[Field] = &[
         "keep",
         Shape::Any(&[Shape::Choice(&["first", "last", "longest", "shortest"]), Shape::Map(Keep::BY)]),
         Presence::Text("first"),
-        "Which row of equal ones is kept: by the order of the corpus, by the length of the first column, or by the value of a column.",
+        "Which row of equal ones is kept: by the order of the corpus, by the bytes of the named columns together, or by the value of a column.",
     ),
 ];
 
@@ -272,11 +271,13 @@ impl<'a> Values<'a> {
         if is_text(array.data_type()) {
             return text_values(array.as_ref()).map(Self::Text);
         }
-        let binary =
-            matches!(array.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_));
+        let kind = match array.data_type() {
+            DataType::Dictionary(_, values) => values.as_ref(),
+            kind => kind,
+        };
+        let binary = matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_));
         let target = if binary { DataType::Binary } else { DataType::Utf8 };
-        let array = cast(array, &target)
-            .context(Kind::Input, || format!("a column of this type cannot be compared type=`{}`", array.data_type()))?;
+        let array = cast_strictly(array, &target)?;
         Ok(if binary { Self::Binary(array.as_binary::<i32>().clone()) } else { Self::Other(array.as_string::<i32>().clone()) })
     }
 

@@ -7,7 +7,7 @@ use crate::diagnostic::Diagnostics;
 use crate::ids::StageId;
 
 mod carry;
-mod columns;
+pub(crate) mod columns;
 mod draw;
 pub mod embed;
 pub mod exact_dedup;

@@ -36,9 +36,9 @@ pub enum Keep {
     First,
     /// The last row in the order of the corpus.
     Last,
-    /// The row with the longest text, in characters.
+    /// The row with the most bytes in the named columns together.
     Longest,
-    /// The row with the shortest text, in characters.
+    /// The row with the fewest bytes in the named columns together.
     Shortest,
     /// The row farthest from its centroid.
     Hard,

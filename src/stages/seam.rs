@@ -64,8 +64,6 @@ pub struct Needs {
     pub text: Vec<String>,
     /// Every column: the stage draws by content and the source has no id.
     pub all_columns: bool,
-    /// Embeddings of the nearest embed stage above.
-    pub vectors: bool,
 }
 
 /// What a stage is built for: one shard's columns, renamed so that roles and names both resolve.

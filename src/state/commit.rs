@@ -97,7 +97,8 @@ impl Publication {
             return local::rename_dir(&self.part, &self.sink);
         }
         check_free(&self.sink, self.overwrite)?;
-        let old = beside(&self.sink, "old")?;
+        // A name of our own: `out.old` may be somebody's copy.
+        let old = self.part.with_extension("old");
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let intent = serde_json::to_vec(&Intent { part: name(&self.part), old: name(&old) })
             .context(Kind::Internal, || "cannot write the intent".into())?;

@@ -45,7 +45,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The lines of a file before its unit tests, comments left out, numbered from 1.
 fn code(path: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(path).unwrap();
-    let until = text.find("#[cfg(test)]").unwrap_or(text.len());
+    let until = text.find("#[cfg(test)]\nmod tests {").or_else(|| text.find("#[cfg(test)]\n#[")).unwrap_or(text.len());
     let lines = text[..until].lines().enumerate();
     lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(index, line)| (index + 1, line.to_owned())).collect()
 }
