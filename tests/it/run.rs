@@ -352,3 +352,119 @@ fn a_damaged_shard_is_named() {
     assert!(said.contains("b.parquet"), "{said}");
     assert!(!corpus.at("out").exists());
 }
+
+#[test]
+fn overwrite_leaves_a_copy_of_the_old_output_alone() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x"), Some("x")]);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    fs::create_dir(corpus.at("out.old")).unwrap();
+    fs::write(corpus.at("out.old/mine"), "kept").unwrap();
+    corpus.run(&["--overwrite"]).ok();
+    assert_eq!(fs::read_to_string(corpus.at("out.old/mine")).unwrap(), "kept");
+}
+
+#[test]
+fn two_runs_do_not_write_one_output() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x"), Some("x")]);
+    corpus.pipeline(EXACT);
+    let lock = fs::File::create(corpus.at(".out.lock")).unwrap();
+    lock.lock().unwrap();
+    let said = corpus.run(&[]).failed(5);
+    assert!(said.contains("another run holds the output") && said.contains("hint:"), "{said}");
+    drop(lock);
+    corpus.run(&[]).ok();
+    assert!(!corpus.at(".out.lock").exists());
+}
+
+/// An artefact of an earlier plan or corpus is used only where it is what this run would make.
+#[test]
+fn a_warm_work_folder_gives_what_a_cold_one_gives() {
+    let same_as_cold = |corpus: &Corpus| {
+        corpus.run(&["--overwrite"]).ok();
+        let warm = corpus.kept();
+        fs::remove_dir_all(corpus.at(".trommel")).unwrap();
+        corpus.run(&["--overwrite"]).ok();
+        assert_eq!(warm, corpus.kept());
+        warm
+    };
+    // What a scan looks at depends on the inputs of stages that leave nothing in it.
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("one"), Some("seventeen"), Some("two"), Some("eighteen")]);
+    let stages = |input: &str| {
+        format!(
+            "  - {{ id: f1, input: c, filter: {{ where: \"length(text) > 5\" }} }}\n  - {{ id: v, input: {input}, embed: {{ model: builtin }} }}\n  - {{ id: f2, input: v, filter: {{ where: \"true\" }} }}\n  - {{ id: end, input: [f1, f2], filter: {{ where: \"true\" }} }}"
+        )
+    };
+    corpus.pipeline(&stages("f1")).run(&[]).ok();
+    assert_eq!(corpus.kept().len(), 2);
+    assert_eq!(same_as_cold(corpus.pipeline(&stages("c"))).len(), 4);
+
+    // Another shard may widen the type that a column is read in.
+    use arrow::array::{ArrayRef, Float32Array, Float64Array, RecordBatch, StringArray};
+    use std::sync::Arc;
+    let corpus = Corpus::new();
+    let batch = |ids: Vec<&str>, x: ArrayRef| {
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("id", Arc::new(StringArray::from(ids.clone()))), ("text", Arc::new(StringArray::from(ids))), ("x", x)];
+        RecordBatch::try_from_iter(columns).unwrap()
+    };
+    corpus.batch("a.parquet", &batch(vec!["a", "b"], Arc::new(Float32Array::from(vec![0.1, 0.3]))), 2);
+    corpus.pipeline("  - { id: exact, exact_dedup: { columns: [x] } }").run(&[]).ok();
+    corpus.batch("b.parquet", &batch(vec!["c", "d"], Arc::new(Float64Array::from(vec![f64::from(0.1_f32), 0.5]))), 2);
+    assert_eq!(same_as_cold(&corpus), ["a", "b", "d"]);
+}
+
+#[test]
+fn bytes_in_dictionaries_are_compared_as_bytes() {
+    use arrow::array::{BinaryArray, DictionaryArray, Int32Array, RecordBatch, StringArray};
+    use std::sync::Arc;
+    let corpus = Corpus::new();
+    let values = BinaryArray::from_vec(vec![b"\xff\x01", b"\xfe\x02"]);
+    let bytes = DictionaryArray::new(Int32Array::from(vec![0, 1, 0]), Arc::new(values));
+    let ids = Arc::new(StringArray::from(vec!["a", "b", "c"]));
+    let batch = RecordBatch::try_from_iter(vec![("id", ids.clone() as _), ("text", ids as _), ("bytes", Arc::new(bytes) as _)]).unwrap();
+    corpus.batch("a.parquet", &batch, 10);
+    corpus.pipeline("  - { id: exact, exact_dedup: { columns: [bytes] } }").run(&[]).ok();
+    assert_eq!(corpus.kept(), ["a", "b"]);
+}
+
+#[test]
+fn names_of_the_program_are_refused() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x")]);
+    let said = corpus.pipeline("  - { id: trommel_row, filter: { where: \"true\" } }").run(&[]).failed(2);
+    assert!(said.contains("trommel_row"), "{said}");
+    let said = corpus.pipeline("  - { id: v, embed: { model: builtin, provider: cuda } }").run(&[]).failed(2);
+    assert!(said.contains("built-in model runs on the processor"), "{said}");
+}
+
+#[test]
+fn sources_that_one_stage_compares_must_go_together() {
+    use arrow::array::{Int64Array, RecordBatch, StringArray};
+    use std::sync::Arc;
+    let corpus = Corpus::new();
+    let numbers = RecordBatch::try_from_iter(vec![("n", Arc::new(Int64Array::from(vec![1, 2])) as _)]).unwrap();
+    let words = RecordBatch::try_from_iter(vec![("n", Arc::new(StringArray::from(vec!["1", "2"])) as _)]).unwrap();
+    write_shard(&corpus.at("s1/a.parquet"), &numbers, 10);
+    write_shard(&corpus.at("s2/a.parquet"), &words, 10);
+    let sources = "  s1: { parquet: { uri: s1 } }\n  s2: { parquet: { uri: s2 } }";
+    corpus.pipeline_with(sources, "  - { id: exact, input: [s1, s2], exact_dedup: { columns: [n] } }", "parquet: { uri: out }");
+    let said = corpus.run(&[]).failed(3);
+    assert!(said.contains("s1") && said.contains("s2") && said.contains("Int64"), "{said}");
+}
+
+#[test]
+fn windows_of_a_model_are_cut_by_rows_alone() {
+    let rows: Vec<String> = (0..9_000).map(|row| format!("row {row} says {} of {}", row % 97, row % 13)).collect();
+    let mut hashes = BTreeSet::new();
+    for (threads, batch) in [("1", "1000"), ("2", "8192"), ("2", "333")] {
+        let corpus = Corpus::new();
+        corpus.batch("a.parquet", &texts("r", &rows.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>()), 2_000);
+        corpus.pipeline("  - { id: v, embed: { model: builtin } }\n  - { id: near, semantic_dedup: { epsilon: 0.01, k: 4 } }");
+        corpus.run(&["--threads", threads, "--batch-rows", batch]).ok();
+        hashes.insert(corpus.tree_hash().to_string());
+    }
+    assert_eq!(hashes.len(), 1);
+}
