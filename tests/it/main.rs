@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and read files, and measure, themselves")]
 #![allow(clippy::print_stdout, reason = "a test that is not run says so")]
 #![allow(unreachable_pub, reason = "one binary: nothing is reached from outside")]
+#![allow(clippy::from_iter_instead_of_collect, reason = "arrays are named by their type")]
 #![allow(clippy::struct_field_names, reason = "lineage rows name their columns as the files do")]
 
 mod architecture;
