@@ -230,7 +230,8 @@ proptest! {
             let schema = read.schema();
             prop_assert_eq!(schema.field(2).name(), ROW_COLUMN);
             numbers.extend(read.column(2).as_primitive::<UInt64Type>().values().iter().map(|row| *row as usize));
-            seen.extend(read.column(1).as_string::<i32>().iter().map(|text| text.map(str::to_owned)));
+            // Texts are read as views.
+            seen.extend(read.column(1).as_string_view().iter().map(|text| text.map(str::to_owned)));
         }
         let wanted: Vec<usize> = (0..used).filter(|row| !select || mask.value(*row)).collect();
         let oracle = batch.column_by_name("text").unwrap().as_string::<i32>();
@@ -404,11 +405,18 @@ fn several_shards_pack_into_one_file() {
         assert_eq!(written.row_groups, if cut.is_some() { 4 } else { 9 });
     }
     let shards: Vec<_> = snapshot.shards.iter().collect();
-    let plan = |kept: &[u64], target| pack::plan(&shards, kept, target).into_iter().map(|pack| pack.shards).collect::<Vec<_>>();
-    assert_eq!(plan(&[90, 90, 90], u64::MAX), vec![0..3]);
-    assert_eq!(plan(&[90, 90, 90], 1), [0..1, 1..2, 2..3]);
-    assert_eq!(plan(&[90, 0, 90], 1), [0..1, 1..3]);
-    assert_eq!(plan(&[0, 0, 0], 1), vec![0..3]);
+    let plan = |kept: [[u64; 3]; 3], target| {
+        let kept: Vec<Vec<u64>> = kept.iter().map(|groups| groups.to_vec()).collect();
+        let parts = |pack: pack::Pack| pack.parts.into_iter().map(|part| (part.shard, part.rows)).collect::<Vec<_>>();
+        pack::plan(&shards, &kept, target).into_iter().map(parts).collect::<Vec<_>>()
+    };
+    let all = vec![(0, 0..100), (1, 0..100), (2, 0..100)];
+    assert_eq!(plan([[36, 36, 18]; 3], u64::MAX), vec![all.clone()]);
+    // A shard larger than the target is cut at its row groups.
+    assert_eq!(plan([[36, 36, 18]; 3], 1).len(), 9);
+    assert_eq!(plan([[36, 36, 18]; 3], 1)[1], [(0, 40..80)]);
+    assert_eq!(plan([[36, 0, 0], [0; 3], [0, 36, 0]], 1), [vec![(0, 0..40)], vec![(0, 40..100), (1, 0..100), (2, 0..80)]]);
+    assert_eq!(plan([[0; 3]; 3], 1), vec![all]);
 }
 
 #[test]

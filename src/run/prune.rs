@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, UInt8Type, UInt64Type};
 use super::context::RunContext;
 use super::task::{Descriptor, run_tasks};
 use crate::config::model::{Layout, Write};
-use crate::dataset::pack;
+use crate::dataset::pack::{self, Part};
 use crate::dataset::snapshot::Shard;
 use crate::dataset::writer::{ShardWriter, WriterOptions, Written};
 use crate::embed::guard::Status;
@@ -35,7 +35,7 @@ pub(super) struct DataFile {
 struct Job {
     path: String,
     kind: &'static str,
-    shards: Vec<usize>,
+    parts: Vec<Part>,
 }
 
 /// The lineage columns that `annotate` adds, each with the name that it gets.
@@ -54,7 +54,7 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path) -> Result<Vec<Dat
     let tasks = jobs.iter().enumerate().map(|(index, job)| Descriptor {
         ordinal: index,
         key: Fingerprint::new("trommel prune").part(&job.path).finish().into(),
-        bytes: job.shards.iter().map(|shard| cx.snapshot.shards[*shard].bytes).sum(),
+        bytes: job.parts.iter().map(|part| cx.snapshot.shards[part.shard].bytes).sum(),
     });
     let tasks: Vec<Descriptor> = tasks.collect();
     let phase = cx.telemetry.phase("write", tasks.len() as u64, tasks.iter().map(|task| task.bytes).sum());
@@ -90,31 +90,42 @@ fn jobs(cx: &RunContext) -> Result<Vec<Job>> {
                 jobs.extend(cx.snapshot.shards.iter().map(|shard| Job {
                     path: under(kind, shard, &shard.path),
                     kind,
-                    shards: vec![shard.id.ordinal()],
+                    parts: vec![Part { shard: shard.id.ordinal(), rows: 0..shard.rows }],
                 }));
             }
             Layout::Packed { target_bytes } => {
                 let shards: Vec<&Shard> = cx.snapshot.shards.iter().collect();
-                let count = |shard: &&Shard| Ok(cx.live_at_end(shard)?.on(cx.plan.sink_input).count_set_bits() as u64);
-                let kept = shards.iter().map(count).collect::<Result<Vec<u64>>>()?;
-                let rows: Vec<u64> = match (kind, sink.write) {
-                    (_, Write::Annotate) => shards.iter().map(|shard| shard.rows_used).collect(),
-                    ("dropped", _) => shards.iter().zip(&kept).map(|(shard, kept)| shard.rows_used - kept).collect(),
-                    _ => kept,
-                };
+                let rows = shards.iter().map(|shard| Ok(rows_by_group(shard, &mask(cx, shard, kind)?))).collect::<Result<Vec<_>>>()?;
                 for (index, pack) in pack::plan(&shards, &rows, target_bytes).into_iter().enumerate() {
-                    if let Some(first) = shards.get(pack.shards.start) {
-                        jobs.push(Job {
-                            path: under(kind, first, &format!("part-{index:06}.parquet")),
-                            kind,
-                            shards: pack.shards.collect(),
-                        });
+                    if let Some(first) = pack.parts.first().and_then(|part| shards.get(part.shard)) {
+                        jobs.push(Job { path: under(kind, first, &format!("part-{index:06}.parquet")), kind, parts: pack.parts });
                     }
                 }
             }
         }
     }
     Ok(jobs)
+}
+
+/// The rows of a shard that go into files of this kind.
+fn mask(cx: &RunContext, shard: &Shard, kind: &str) -> Result<BooleanBuffer> {
+    if cx.plan.sink.write == Write::Annotate {
+        return Ok(BooleanBuffer::new_set(shard.rows_used as usize));
+    }
+    let live = cx.live_at_end(shard)?.on(cx.plan.sink_input);
+    Ok(if kind == "dropped" { !&live } else { live })
+}
+
+/// How many rows of a mask lie in each row group.
+fn rows_by_group(shard: &Shard, mask: &BooleanBuffer) -> Vec<u64> {
+    let mut first = 0;
+    let count = |rows: u64| {
+        let from = first.min(mask.len());
+        let until = (first + rows as usize).min(mask.len());
+        first += rows as usize;
+        mask.slice(from, until - from).count_set_bits() as u64
+    };
+    shard.row_groups.iter().map(|group| group.rows).map(count).collect()
 }
 
 fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
@@ -124,19 +135,20 @@ fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
         local::create_dir_all(parent)?;
     }
     let first =
-        job.shards.first().and_then(|shard| cx.snapshot.shards.get(*shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
+        job.parts.first().and_then(|part| cx.snapshot.shards.get(part.shard)).ok_or_else(|| Error::internal("a file of no shards"))?;
     let annotate = sink.write == Write::Annotate;
     let extra = extra_fields(cx, annotate)?;
     let options = WriterOptions { zstd_level: sink.zstd_level, row_group_rows: sink.row_group_rows, extra: extra.clone(), copy: true };
     let mut writer = ShardWriter::create(&path, first, options)?;
-    for ordinal in &job.shards {
+    for part in &job.parts {
         cx.engine.stop().check()?;
-        let shard = &cx.snapshot.shards[*ordinal];
-        let live = cx.live_at_end(shard)?.on(cx.plan.sink_input);
-        let mask = match job.kind {
-            _ if annotate => BooleanBuffer::new_set(live.len()),
-            "dropped" => !&live,
-            _ => live,
+        let shard = &cx.snapshot.shards[part.shard];
+        let whole = mask(cx, shard, job.kind)?;
+        let mask = if part.rows == (0..shard.rows) {
+            whole
+        } else {
+            let part = BooleanBuffer::collect_bool(whole.len(), |row| part.rows.contains(&(row as u64)));
+            &whole & &part
         };
         let mut columns = Vec::new();
         if annotate {

@@ -468,3 +468,17 @@ fn windows_of_a_model_are_cut_by_rows_alone() {
     }
     assert_eq!(hashes.len(), 1);
 }
+
+#[test]
+fn packed_files_are_cut_at_row_groups() {
+    let corpus = Corpus::new();
+    let rows: Vec<String> = (0..4_000_u64).map(|row| blake3::hash(&row.to_le_bytes()).to_hex().repeat(8)).collect();
+    corpus.batch("a.parquet", &texts("r", &rows.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>()), 500);
+    let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+    corpus.pipeline_with(source, EXACT, "parquet: { uri: out, layout: { packed: { target: 100KiB } } }").run(&[]).ok();
+    let mut files = Vec::new();
+    crate::fixture::list(&corpus.at("out/data"), &mut files);
+    assert!(files.len() > 2, "{files:?}");
+    assert_eq!(corpus.kept(), (0..4_000).map(|row| format!("r{row}")).collect::<Vec<_>>());
+    corpus.verify().ok();
+}
