@@ -59,13 +59,23 @@ impl Bands {
     /// values of that band are (but for 2^-64), and those of different bands differ, so that the keys of all bands may share a table.
     /// The signature must have at least [`Bands::values`] values.
     pub fn keys(self, signature: &[u32], out: &mut Vec<u64>) {
+        self.keys_of(signature, out);
+    }
+
+    /// The keys of a signature of any width.
+    pub(super) fn keys_of<T: Copy + Into<u64>>(self, signature: &[T], out: &mut Vec<u64>) {
         out.clear();
         out.extend(signature.chunks_exact(self.rows.max(1)).take(self.bands).enumerate().map(|(band, values)| {
-            let start = mix(band as u64 ^ 0x7472_6F6D_6D65_6C31);
-            values.iter().fold(start, |key, value| mix(key.wrapping_mul(0xD6E8_FEB8_6659_FD93) ^ u64::from(*value)))
+            let start = mix(band as u64 ^ SALT);
+            values.iter().fold(start, |key, value| mix(key.wrapping_mul(SPREAD) ^ (*value).into()))
         }));
     }
 }
+
+/// Keeps keys apart from other hashes of small numbers.
+const SALT: u64 = 0x7472_6F6D_6D65_6C31;
+/// An odd number without structure, so that the key depends on the order of its values.
+const SPREAD: u64 = 0xD6E8_FEB8_6659_FD93;
 
 /// The middles of the steps of an interval.
 fn points(from: f64, to: f64) -> Vec<f64> {

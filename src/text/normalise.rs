@@ -70,7 +70,7 @@ pub fn normalise<'a>(steps: &[Step], text: &'a str, buffers: &'a mut Buffers) ->
 const WIDE: usize = 32;
 
 /// Length of the ASCII run at the start.
-fn ascii_length(bytes: &[u8]) -> usize {
+pub(super) fn ascii_length(bytes: &[u8]) -> usize {
     let wide = bytes.chunks_exact(WIDE).take_while(|part| part.is_ascii()).count() * WIDE;
     wide + bytes[wide..].iter().take_while(|byte| byte.is_ascii()).count()
 }
