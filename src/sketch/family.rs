@@ -176,3 +176,53 @@ impl DataPrepKitMinHash {
         murmur3_x64(&bytes, Self::BAND_SEED)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sketch::agreement;
+
+    const BANDS: Bands = Bands { bands: 14, rows: 8 };
+    const FAMILIES: [Family; 3] = [
+        Family::Trommel { permutations: 112, seed: 1 },
+        Family::Datatrove { permutations: 112, seed: 1 },
+        Family::DataPrepKit { permutations: 112, seed: 42 },
+    ];
+
+    #[test]
+    fn the_same_set_has_the_same_keys_and_an_empty_one_none() {
+        for family in FAMILIES {
+            let mut sketcher = family.sketcher(BANDS);
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            assert!(sketcher.keys(&[3, 5, 3], &mut a));
+            let signature = sketcher.signature().to_vec();
+            assert!(sketcher.keys(&[5, 3], &mut b));
+            assert_eq!((a.len(), &a), (14, &b));
+            assert_eq!(agreement(&signature, sketcher.signature()), 1.0);
+            assert!(!sketcher.keys(&[], &mut b));
+            assert!(b.is_empty());
+            sketcher.keys(&[6, 4], &mut b);
+            assert!(a.iter().zip(&b).all(|(a, b)| a != b));
+        }
+    }
+
+    #[test]
+    fn the_vector_forms_equal_the_definitions() {
+        let mut draws = crate::random::Random::new(1, "test").sequence(b"families");
+        let (datatrove, kit) = (DatatroveMinHash::new(19, 1), DataPrepKitMinHash::new(19, 42));
+        for count in [1, 2, 7, 100] {
+            let shingles: Vec<u64> = (0..count).map(|_| draws.next_u64()).chain([0, u64::MAX]).collect();
+            let (mut wide, mut narrow) = (vec![0; 19], vec![0; 19]);
+            datatrove.signature(&shingles, &mut wide);
+            kit.signature(&shingles, &mut narrow);
+            for index in 0..19 {
+                let (a, b) = (u128::from(datatrove.multipliers[index]), u128::from(datatrove.offsets[index]));
+                let value = |shingle: &u64| (u128::from(*shingle) * a + b) % (1 << 64) % ((1 << 61) - 1);
+                assert_eq!(u128::from(wide[index]), shingles.iter().map(value).min().unwrap());
+                let a = u128::from(kit.multipliers[index]);
+                let value = |shingle: &u64| u128::from(*shingle) * a % (1 << 64) >> 32;
+                assert_eq!(u128::from(narrow[index]), shingles.iter().map(value).min().unwrap());
+            }
+        }
+    }
+}

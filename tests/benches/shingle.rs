@@ -1,5 +1,5 @@
 //! Speed of words, shingles, signatures and band keys on one thread, by the time it computes:
-//! `cargo bench --bench shingle -- [TEXT_FILE] [--mebibytes N]`.
+//! `cargo bench --bench shingle -- [TEXT_FILE] [--mebibytes N] [--only WHAT]`.
 //! Without a file it makes an English-like text. A text file is cut into documents at lines that hold a form feed alone, or each
 //! 6,000 bytes.
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark reads files and clocks, and prints")]
@@ -19,19 +19,23 @@ const STEPS: [Step; 3] = [Step::Nfc, Step::Lowercase, Step::CollapseWhitespace];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let mebibytes = arguments.iter().position(|argument| argument == "--mebibytes").and_then(|at| arguments.get(at + 1));
-    let bytes = mebibytes.map_or(64, |text| text.parse().unwrap()) << 20;
-    measure("generated", &generated(bytes));
+    let value = |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)).cloned();
+    let bytes = value("--mebibytes").map_or(64, |text| text.parse().unwrap()) << 20;
+    let only = value("--only").unwrap_or_default();
+    measure("generated", &generated(bytes), &only);
     if let Some(path) = arguments.first().filter(|argument| !argument.starts_with("--")) {
         let text = std::fs::read_to_string(path).unwrap();
-        measure(path, &documents(&text));
+        measure(path, &documents(&text), &only);
     }
 }
 
-fn measure(name: &str, texts: &[String]) {
+fn measure(name: &str, texts: &[String], only: &str) {
     let bytes: usize = texts.iter().map(String::len).sum();
     println!("{name}: {} documents, {:.1} MB", texts.len(), bytes as f64 / 1e6);
     let time = |what: &str, work: &mut dyn FnMut() -> u64| {
+        if !what.contains(only) {
+            return;
+        }
         let seconds = (0..3)
             .map(|_| {
                 let begin = seconds();
