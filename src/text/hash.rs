@@ -26,27 +26,49 @@ pub(super) fn unit(bytes: &[u8]) -> u64 {
     absorb(state, rest)
 }
 
-/// The hash of the ASCII unit `bytes[start..end]` in lower case if `LOWER`, else as it stands.
+/// [`unit`] of one byte.
+#[inline]
+pub(super) fn byte(byte: u8) -> u64 {
+    fold(u64::from(byte) ^ start(1), HIGH)
+}
+
+/// [`unit`] of the UTF-8 of a character.
+#[inline]
+pub(super) fn character(character: char) -> u64 {
+    if character.is_ascii() {
+        return byte(character as u8);
+    }
+    let mut bytes = [0; 8];
+    let length = character.encode_utf8(&mut bytes).len();
+    fold(u64::from_le_bytes(bytes) ^ start(length), HIGH)
+}
+
+/// [`unit`] of the ASCII characters `bytes[from..to]`, in lower case if `LOWER`, else as they stand.
 #[inline]
 pub(super) fn ascii_unit<const LOWER: bool>(bytes: &[u8], from: usize, to: usize) -> u64 {
-    let (mut state, mut at) = (start(to - from), from);
-    loop {
-        // A block is read whole even if the unit ends within it, and what is not the unit's is cleared.
-        let (low, high) = match bytes[at..].first_chunk::<BLOCK>() {
-            Some(block) => halves(block),
-            None => padded(&bytes[at..]),
-        };
-        let (low_mask, high_mask) = MASKS[BLOCK.min(to - at)];
-        let (mut low, mut high) = (low & low_mask, high & high_mask);
-        if LOWER {
-            (low, high) = (lowercase(low), lowercase(high));
-        }
-        state = fold(low ^ state, high ^ HIGH);
-        at += BLOCK;
-        if at >= to {
-            return state;
-        }
+    let length = to - from;
+    let mut state = start(length);
+    if length > BLOCK {
+        return long_ascii_unit::<LOWER>(state, &bytes[from..to]);
     }
+    // A block is read whole though the unit ends within it, and what is not the unit's is cleared.
+    let (low, high) = match bytes[from..].first_chunk::<BLOCK>() {
+        Some(block) => halves(block),
+        None => padded(&bytes[from..]),
+    };
+    let (low_mask, high_mask) = MASKS[length];
+    let (low, high) = (low & low_mask, high & high_mask);
+    state ^= if LOWER { lowercase(low) } else { low };
+    fold(state, if LOWER { lowercase(high) } else { high } ^ HIGH)
+}
+
+#[cold]
+fn long_ascii_unit<const LOWER: bool>(mut state: u64, bytes: &[u8]) -> u64 {
+    for block in bytes.chunks(BLOCK) {
+        let (low, high) = padded(block);
+        state = if LOWER { fold(lowercase(low) ^ state, lowercase(high) ^ HIGH) } else { fold(low ^ state, high ^ HIGH) };
+    }
+    state
 }
 
 /// The hashes of all runs of `size` consecutive units, in order; of one run of all if there are fewer, of none if there are none.
@@ -139,6 +161,12 @@ mod tests {
         }
 
         #[test]
+        fn bytes_and_characters_equal_the_definition(of in any::<u8>(), wide in any::<char>()) {
+            prop_assert_eq!(byte(of), plain_unit(&[of]));
+            prop_assert_eq!(character(wide), plain_unit(wide.to_string().as_bytes()));
+        }
+
+        #[test]
         fn ascii_units_equal_the_definition_wherever_they_lie(text in "[ -~]{1,80}", edges in (0..80_usize, 0..80_usize)) {
             let (from, to) = (edges.0.min(edges.1) % text.len(), edges.0.max(edges.1) % text.len());
             prop_assume!(from < to);
@@ -171,7 +199,7 @@ mod tests {
         );
         let mut out = Vec::new();
         sequences(&units, 3, &mut out);
-        assert_eq!(out, [0, 0, 0]);
+        assert_eq!(out, [1_892_605_481_635_839_875, 6_248_299_948_830_971_051, 14_697_318_955_868_122_388]);
     }
 
     #[test]

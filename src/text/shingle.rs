@@ -120,7 +120,15 @@ impl Shingler {
             }
             return;
         }
-        self.source.each(self.shingle.unit, text, |unit| units.push(hash::unit(unit)));
+        match (&mut self.source, self.shingle.unit) {
+            (Source::Steps { steps, buffers, .. }, Unit::Chars) => {
+                units.extend(normalise(steps, text, buffers).chars().map(hash::character));
+            }
+            (Source::Steps { steps, buffers, .. }, Unit::Bytes) => {
+                units.extend(normalise(steps, text, buffers).bytes().map(hash::byte));
+            }
+            (source, unit) => source.each(unit, text, |unit| units.push(hash::unit(unit))),
+        }
     }
 
     /// Hashes of what the shingles cover.
@@ -356,9 +364,9 @@ mod tests {
     fn values_never_change() {
         let text = "The quick brown fox — naïve — 我们";
         let of = |unit, size| shingles(&mut Shingler::new(&DEFAULT, Shingle { unit, size }, ShingleHash::Trommel), text);
-        assert_eq!(of(Unit::Words, 5), [0]);
-        assert_eq!(of(Unit::Chars, 30), [0]);
-        assert_eq!(of(Unit::Bytes, 40), [0]);
+        assert_eq!(of(Unit::Words, 5), [15_529_952_071_742_042_566, 10_379_710_976_971_348_388, 13_244_910_386_954_227_965]);
+        assert_eq!(of(Unit::Chars, 30), [11_193_130_158_979_948_731, 11_873_424_314_398_826_026, 3_220_635_755_947_498_201]);
+        assert_eq!(of(Unit::Bytes, 40), [4_687_051_368_195_834_181, 96_474_208_384_166_988]);
     }
 
     #[test]

@@ -44,46 +44,118 @@ pub(super) trait Found {
     fn island(&mut self, start: usize, end: usize);
 }
 
-/// The place of an ASCII character in UAX #29, and in what else ties characters together across an edge of an island.
+/// The place of a character in UAX #29, as far as it is simple.
 mod class {
-    /// A letter, a digit or an underscore: makes words.
-    pub(super) const WORD: u8 = 1;
-    /// Belongs to a word if it stands between two letters: `'`, `.` or `:`.
-    pub(super) const BETWEEN_LETTERS: u8 = 2;
-    /// Belongs to a word if it stands between two digits: `'`, `.`, `,` or `;`.
-    pub(super) const BETWEEN_DIGITS: u8 = 4;
-    /// Is looked through by the rule of the final sigma: `^` or a backtick, and some of the above.
-    pub(super) const TRANSPARENT: u8 = 8;
-    /// White space.
-    pub(super) const SPACE: u8 = 16;
+    /// A letter that makes words.
+    pub(super) const LETTER: u8 = 1;
+    /// A digit.
+    pub(super) const DIGIT: u8 = 1 << 1;
+    /// An underscore.
+    pub(super) const UNDERSCORE: u8 = 1 << 2;
+    /// All that makes words.
+    pub(super) const WORD: u8 = LETTER | DIGIT | UNDERSCORE;
+    /// Belongs to a word if it stands between two letters.
+    pub(super) const BETWEEN_LETTERS: u8 = 1 << 3;
+    /// Belongs to a word if it stands between two digits.
+    pub(super) const BETWEEN_DIGITS: u8 = 1 << 4;
+    /// Either.
+    pub(super) const BETWEEN: u8 = BETWEEN_LETTERS | BETWEEN_DIGITS;
+    /// Belongs to nothing, but marks after it belong to it: the start of a segment, and if it is a letter or a number, of a word.
+    pub(super) const ALONE: u8 = 1 << 5;
+    /// The same, and the rule of the final sigma looks through it.
+    pub(super) const TRANSPARENT: u8 = 1 << 6;
+    /// Not known here: marks, joiners, emoji, Hebrew, and whatever is not worth a range. The crate knows it.
+    pub(super) const OTHER: u8 = 1 << 7;
 }
 
-/// Classes of all bytes; those that are not ASCII have none.
-const CLASSES: [u8; 256] = {
-    let mut classes = [0; 256];
+/// Classes of ASCII.
+const ASCII: [u8; 128] = {
+    let mut classes = [class::ALONE; 128];
     let mut byte = 0;
     while byte < 128 {
         classes[byte] = match byte as u8 {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => class::WORD,
-            b'\'' | b'.' => class::BETWEEN_LETTERS | class::BETWEEN_DIGITS,
+            b'a'..=b'z' | b'A'..=b'Z' => class::LETTER,
+            b'0'..=b'9' => class::DIGIT,
+            b'_' => class::UNDERSCORE,
+            b'\'' | b'.' => class::BETWEEN,
             b':' => class::BETWEEN_LETTERS,
             b',' | b';' => class::BETWEEN_DIGITS,
             b'^' | b'`' => class::TRANSPARENT,
-            b' ' | 9..=13 => class::SPACE,
-            _ => 0,
+            _ => class::ALONE,
         };
         byte += 1;
     }
     classes
 };
 
-fn is_class(byte: u8, classes: u8) -> bool {
-    CLASSES[usize::from(byte)] & classes != 0
+/// The class of a character. The ranges are those of common scripts; the tests compare them with the crate.
+fn class_of(character: char) -> u8 {
+    match character {
+        '\0'..='\u{7F}' => ASCII[character as usize],
+        '\u{C0}'..='\u{D6}'
+        | '\u{D8}'..='\u{F6}'
+        | '\u{F8}'..='\u{24F}'
+        | '\u{388}'..='\u{38A}'
+        | '\u{38E}'..='\u{3A1}'
+        | '\u{3A3}'..='\u{3F5}'
+        | '\u{400}'..='\u{481}'
+        | '\u{48A}'..='\u{52F}'
+        | '\u{620}'..='\u{64A}'
+        | '\u{3005}'
+        | '\u{AC00}'..='\u{D7A3}' => class::LETTER,
+        '\u{660}'..='\u{669}' => class::DIGIT,
+        '\u{2018}'..='\u{2019}' | '\u{FF0E}' => class::BETWEEN,
+        '\u{B7}' | '\u{FF1A}' => class::BETWEEN_LETTERS,
+        '\u{FF0C}' | '\u{FF1B}' => class::BETWEEN_DIGITS,
+        _ if is_plain(character) || is_ideograph(character) || is_katakana(character) => class::ALONE,
+        '\u{A1}'..='\u{A7}' | '\u{AB}' | '\u{AC}' | '\u{B0}'..='\u{B3}' | '\u{B9}' | '\u{BB}'..='\u{BF}' | '\u{D7}' | '\u{F7}' => {
+            class::ALONE
+        }
+        '\u{3001}'..='\u{3003}'
+        | '\u{3007}'..='\u{3029}'
+        | '\u{FF01}'
+        | '\u{FF08}'
+        | '\u{FF09}'
+        | '\u{FF1F}'
+        | '\u{F900}'..='\u{FAFF}'
+        | '\u{20000}'..='\u{3FFFD}' => class::ALONE,
+        _ => class::OTHER,
+    }
+}
+
+/// Common symbols that no normalisation changes: as long as ASCII follows, they are like an ASCII separator.
+fn is_plain(character: char) -> bool {
+    matches!(character,
+        '\u{2013}'..='\u{2014}' | '\u{201C}'..='\u{201E}' | '\u{2020}'..='\u{2022}' | '\u{2190}'..='\u{2193}' | '\u{2500}'..='\u{257F}')
+}
+
+/// The common blocks of Han and Hiragana: all of them letters.
+fn is_ideograph(character: char) -> bool {
+    matches!(character, '\u{3041}'..='\u{3096}' | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}')
+}
+
+/// Word_Break=Katakana, all of it.
+fn is_katakana(character: char) -> bool {
+    matches!(character,
+        '\u{3031}'..='\u{3035}' | '\u{309B}'..='\u{309C}' | '\u{30A0}'..='\u{30FA}' | '\u{30FC}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}'
+        | '\u{32D0}'..='\u{32FE}' | '\u{3300}'..='\u{3357}' | '\u{FF66}'..='\u{FF9D}' | '\u{1AFF0}'..='\u{1AFF3}'
+        | '\u{1AFF5}'..='\u{1AFFB}' | '\u{1AFFD}'..='\u{1AFFE}' | '\u{1B000}' | '\u{1B120}'..='\u{1B122}' | '\u{1B155}'
+        | '\u{1B164}'..='\u{1B167}')
+}
+
+/// The class of a byte; none if it is not ASCII.
+fn byte_class(byte: u8) -> u8 {
+    ASCII.get(usize::from(byte)).copied().unwrap_or(0)
 }
 
 /// Whether an island may end before this byte: it is ASCII and ties nothing together.
 fn separates(byte: u8) -> bool {
-    byte.is_ascii() && !is_class(byte, !class::SPACE)
+    byte_class(byte) == class::ALONE
+}
+
+/// White space of ASCII.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | 9..=13)
 }
 
 /// Walks over a text.
@@ -95,6 +167,11 @@ pub(super) fn scan(text: &str, found: &mut impl Found) {
         if other == bytes.len() {
             return ascii_words(bytes, at, other, found);
         }
+        if let Some(length) = plain_length(text, other) {
+            ascii_words(bytes, at, other, found);
+            at = other + length;
+            continue;
+        }
         let start = island_start(bytes, at, other);
         let end = island_end(bytes, other);
         ascii_words(bytes, at, start, found);
@@ -103,13 +180,20 @@ pub(super) fn scan(text: &str, found: &mut impl Found) {
     }
 }
 
+/// The length of the character at `at` if it does not make an island.
+fn plain_length(text: &str, at: usize) -> Option<usize> {
+    let character = text[at..].chars().next().filter(|character| is_plain(*character))?;
+    let length = character.len_utf8();
+    text.as_bytes().get(at + length).is_none_or(u8::is_ascii).then_some(length)
+}
+
 /// Where the island starts that holds the first other character after `from`: at a separator before it, at all white space if that
 /// is one, for white space and marks after it belong together.
 fn island_start(bytes: &[u8], from: usize, other: usize) -> usize {
     let before = &bytes[from..other];
     let tied = before.iter().rev().take_while(|byte| !separates(**byte)).count();
     let before = &before[..before.len() - tied];
-    let spaces = before.iter().rev().take_while(|byte| is_class(**byte, class::SPACE)).count();
+    let spaces = before.iter().rev().take_while(|byte| is_space(**byte)).count();
     from + before.len() - spaces.max(usize::from(!before.is_empty()))
 }
 
@@ -202,8 +286,12 @@ fn block_words(bytes: &[u8], from: usize, to: usize, at: usize) -> u64 {
 
 /// Whether `middle` stands inside a word (rules WB6, WB7, WB11 and WB12).
 fn joins(before: u8, middle: u8, after: u8) -> bool {
-    is_class(middle, class::BETWEEN_LETTERS) && before.is_ascii_alphabetic() && after.is_ascii_alphabetic()
-        || is_class(middle, class::BETWEEN_DIGITS) && before.is_ascii_digit() && after.is_ascii_digit()
+    classes_join(byte_class(before), byte_class(middle), byte_class(after))
+}
+
+fn classes_join(before: u8, middle: u8, after: u8) -> bool {
+    middle & class::BETWEEN_LETTERS != 0 && before & after & class::LETTER != 0
+        || middle & class::BETWEEN_DIGITS != 0 && before & after & class::DIGIT != 0
 }
 
 /// Which bytes make words, and which may stand inside one.
@@ -232,56 +320,77 @@ fn gather(bytes: &[u8; BLOCK]) -> u64 {
     })
 }
 
-/// The words of an island. Between characters that stand alone nothing is looked up.
+/// The words of an island: found here where all is simple, and by the crate in the pieces around what is not.
 pub(super) fn island_words<'a>(island: &'a str, each: &mut impl FnMut(&'a str)) {
-    let mut rest = island;
-    while !rest.is_empty() {
-        let alone = rest.find(stands_alone).unwrap_or(rest.len());
-        let (before, after) = rest.split_at(alone);
-        before.unicode_words().for_each(&mut *each);
-        rest = after;
-        while let Some(character) = rest.chars().next().filter(|character| stands_alone(*character)) {
-            let (word, after) = rest.split_at(alone_length(character, rest));
-            if word.contains(char::is_alphanumeric) {
-                each(word);
+    let first = |at: usize| island[at..].chars().next().map(|character| (character, class_of(character)));
+    let mut at = 0;
+    // The classes of the character before and of the word that is open, and where the former and the latter start.
+    let (mut before, mut word, mut previous, mut start) = (class::ALONE, 0, 0, 0);
+    let mut next = first(0);
+    while let Some((character, class)) = next {
+        let end = at + character.len_utf8();
+        next = first(end);
+        let after = next.map_or(class::ALONE, |(_, class)| class);
+        if class & class::OTHER != 0 || word != 0 && class & class::BETWEEN != 0 && after & class::OTHER != 0 {
+            // What stands before may belong to it, if only as what a mark marks.
+            let from = if word != 0 { start } else { white_space_before(island, at, previous) };
+            let to = piece_end(island, end);
+            piece_words(&island[from..to], each);
+            (at, before, word, next) = (to, class::ALONE, 0, first(to));
+            previous = to;
+            continue;
+        }
+        if class & class::WORD != 0 {
+            if word == 0 {
+                start = at;
             }
-            rest = after;
+            word |= class;
+        } else if word == 0 || !classes_join(before, class, after) {
+            if word & !class::UNDERSCORE != 0 {
+                each(&island[start..at]);
+            }
+            word = 0;
+            if class & class::ALONE != 0 && after & class::OTHER == 0 && (is_ideograph(character) || character.is_alphanumeric()) {
+                each(&island[at..end]);
+            }
+        }
+        (previous, before, at) = (at, class, end);
+    }
+    if word & !class::UNDERSCORE != 0 {
+        each(&island[start..]);
+    }
+}
+
+/// Where the piece starts whose first unknown character is at `at`: at the character before it, or at all white space there.
+fn white_space_before(island: &str, at: usize, previous: usize) -> usize {
+    let spaces = island.as_bytes()[..at].iter().rev().take_while(|byte| is_space(**byte)).count();
+    if spaces == 0 { previous } else { at - spaces }
+}
+
+/// Where a piece with unknown characters ends that goes on at `at`: before a character that nothing can tie to them.
+fn piece_end(island: &str, at: usize) -> usize {
+    // Quotation marks may stand between Hebrew letters, and white space may follow other white space.
+    let ends = |character: char| class_of(character) == class::ALONE && character != '"' && !character.is_whitespace();
+    island[at..].find(ends).map_or(island.len(), |length| at + length)
+}
+
+/// The words of a piece, in which Katakana stands at the start only.
+fn piece_words<'a>(piece: &'a str, each: &mut impl FnMut(&'a str)) {
+    match piece.chars().next().filter(|first| is_katakana(*first)) {
+        None => piece.unicode_words().for_each(each),
+        Some(first) => {
+            let (han, length) = ('一', first.len_utf8());
+            let as_han = format!("{han}{}", &piece[length..]);
+            let edges = as_han.split_word_bound_indices().map(|(start, _)| start).skip(1).chain([as_han.len()]);
+            let mut start = 0;
+            for end in edges.map(|edge| edge - han.len_utf8() + length) {
+                if piece[start..end].contains(char::is_alphanumeric) {
+                    each(&piece[start..end]);
+                }
+                start = end;
+            }
         }
     }
-}
-
-/// Bytes of the word that starts with a character that stands alone: itself, the marks after it, and what a joiner among them joins.
-fn alone_length(character: char, text: &str) -> usize {
-    let rest = &text[character.len_utf8()..];
-    if !rest.starts_with(is_mark) {
-        return character.len_utf8();
-    }
-    let others = &rest[..rest.find(stands_alone).unwrap_or(rest.len())];
-    let as_han = format!("一{others}");
-    let first = as_han.split_word_bounds().next().map_or(0, |word| word.len() - '一'.len_utf8());
-    character.len_utf8() + first
-}
-
-/// Han, Hiragana and Katakana: the common blocks of the first two, and all characters of Word_Break=Katakana. None of them is a mark.
-fn stands_alone(character: char) -> bool {
-    matches!(character,
-        '\u{3031}'..='\u{3035}' | '\u{3041}'..='\u{3096}' | '\u{309B}'..='\u{309C}' | '\u{30A0}'..='\u{30FA}'
-        | '\u{30FC}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}' | '\u{32D0}'..='\u{32FE}' | '\u{3300}'..='\u{3357}'
-        | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{FF66}'..='\u{FF9D}'
-        | '\u{1AFF0}'..='\u{1AFF3}' | '\u{1AFF5}'..='\u{1AFFB}' | '\u{1AFFD}'..='\u{1AFFE}' | '\u{1B000}'
-        | '\u{1B120}'..='\u{1B122}' | '\u{1B155}' | '\u{1B164}'..='\u{1B167}' | '\u{20000}'..='\u{3FFFD}')
-}
-
-/// Whether a character joins what stands before it whatever that is (rule WB4).
-fn is_mark(character: char) -> bool {
-    if character.is_ascii() || stands_alone(character) || matches!(character, '\u{3000}'..='\u{3029}' | '\u{FF01}'..='\u{FF65}') {
-        return false;
-    }
-    // The crate does not tell classes, but it cuts between a Han character and whatever is no mark.
-    let mut pair = [0; 8];
-    let han = '一'.encode_utf8(&mut pair).len();
-    let both = han + character.encode_utf8(&mut pair[han..]).len();
-    std::str::from_utf8(&pair[..both]).is_ok_and(|pair| pair.split_word_bounds().nth(1).is_none())
 }
 
 #[cfg(test)]
@@ -289,7 +398,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::text::oracle::{awkward, is_katakana, plain_words as plain};
+    use crate::text::oracle::{self, awkward, plain_words as plain};
 
     fn found(text: &str) -> Vec<&str> {
         let mut found = Vec::new();
@@ -361,16 +470,48 @@ mod tests {
         }
     }
 
+    /// Each class is that of the crate: by what it is tied to.
     #[test]
-    fn characters_that_stand_alone_are_no_marks_and_hold_all_katakana() {
+    fn classes_are_those_of_unicode() {
+        let segments = |text: String| text.split_word_bounds().count();
         for character in '\0'..=char::MAX {
-            let alone = stands_alone(character);
-            assert!(alone || !is_katakana(character), "{character:?}");
-            if alone && !is_katakana(character) {
-                for other in ["a", "1", "_", "漢", "ア"] {
-                    assert_eq!(format!("{other}{character}{other}").split_word_bounds().count(), 3, "{character:?}");
-                }
+            let class = class_of(character);
+            assert_eq!(is_katakana(character), oracle::is_katakana(character), "{character:?}");
+            if class == class::OTHER {
+                continue;
             }
+            // Between letters, digits and spaces; after a joiner and an emoji; before a mark; between Hebrew letters.
+            let c = character;
+            let ties = [
+                segments(format!("a{c}")),
+                segments(format!("1{c}")),
+                segments(format!("_{c}")),
+                segments(format!("{c}{c}")),
+                segments(format!("a{c}b")),
+                segments(format!("1{c}2")),
+                segments(format!("\u{200d}{c}")),
+                segments(format!("{c}\u{301}")),
+            ];
+            let wanted = match class {
+                class::LETTER => [1, 1, 1, 1, 1, 1, 2, 1],
+                class::DIGIT => [1, 1, 1, 1, 1, 1, 2, 1],
+                class::UNDERSCORE => [1, 1, 1, 1, 1, 1, 2, 1],
+                class::BETWEEN_LETTERS => [2, 2, 2, 2, 1, 3, 2, 1],
+                class::BETWEEN_DIGITS => [2, 2, 2, 2, 3, 1, 2, 1],
+                _ if class == class::BETWEEN => [2, 2, 2, 2, 1, 1, 2, 1],
+                _ if is_katakana(character) => [2, 2, 1, 1, 3, 3, 2, 1],
+                _ if c == ' ' => [2, 2, 2, 1, 3, 3, 2, 1],
+                _ if matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}') => [2, 2, 2, 2, 3, 3, 2, 2],
+                _ => [2, 2, 2, 2, 3, 3, 2, 1],
+            };
+            assert_eq!(ties, wanted, "{character:?} {class}");
+            if class == class::LETTER || class == class::DIGIT {
+                let joined = if class == class::LETTER { [1, 3] } else { [3, 1] };
+                assert_eq!([segments(format!("a:{c}")), segments(format!("1,{c}"))], joined, "{character:?}");
+                assert!(character.is_alphanumeric());
+            }
+            assert!(!is_ideograph(c) || c.is_alphanumeric(), "{character:?}");
+            assert!(!is_plain(character) || !c.is_alphanumeric() && !c.is_whitespace(), "{character:?}");
         }
     }
 

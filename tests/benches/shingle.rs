@@ -1,5 +1,5 @@
-//! Speed of words, shingles, signatures and band keys on one thread, by the time it computes:
-//! `cargo bench --bench shingle -- [TEXT_FILE] [--mebibytes N] [--only WHAT]`.
+//! Speed of words, shingles, signatures and band keys on one thread, by the time it computes, the best of some repeats:
+//! `cargo bench --bench shingle -- [TEXT_FILE] [--mebibytes N] [--only WHAT] [--repeats N]`.
 //! Without a file it makes an English-like text. A text file is cut into documents at lines that hold a form feed alone, or each
 //! 6,000 bytes.
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark reads files and clocks, and prints")]
@@ -21,22 +21,23 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let value = |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)).cloned();
     let bytes = value("--mebibytes").map_or(64, |text| text.parse().unwrap()) << 20;
+    let repeats = value("--repeats").map_or(5, |text| text.parse().unwrap());
     let only = value("--only").unwrap_or_default();
-    measure("generated", &generated(bytes), &only);
+    measure("generated", &generated(bytes), &only, repeats);
     if let Some(path) = arguments.first().filter(|argument| !argument.starts_with("--")) {
         let text = std::fs::read_to_string(path).unwrap();
-        measure(path, &documents(&text), &only);
+        measure(path, &documents(&text), &only, repeats);
     }
 }
 
-fn measure(name: &str, texts: &[String], only: &str) {
+fn measure(name: &str, texts: &[String], only: &str, repeats: usize) {
     let bytes: usize = texts.iter().map(String::len).sum();
     println!("{name}: {} documents, {:.1} MB", texts.len(), bytes as f64 / 1e6);
     let time = |what: &str, work: &mut dyn FnMut() -> u64| {
         if !what.contains(only) {
             return;
         }
-        let seconds = (0..3)
+        let seconds = (0..repeats)
             .map(|_| {
                 let begin = seconds();
                 black_box(work());
