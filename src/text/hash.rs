@@ -44,7 +44,7 @@ pub(super) fn character(character: char) -> u64 {
 }
 
 /// [`unit`] of the ASCII characters `bytes[from..to]`, in lower case if `LOWER`, else as they stand.
-#[inline]
+#[inline(always)]
 pub(super) fn ascii_unit<const LOWER: bool>(bytes: &[u8], from: usize, to: usize) -> u64 {
     let length = to - from;
     let mut state = start(length);
@@ -64,9 +64,13 @@ pub(super) fn ascii_unit<const LOWER: bool>(bytes: &[u8], from: usize, to: usize
 
 #[cold]
 fn long_ascii_unit<const LOWER: bool>(mut state: u64, bytes: &[u8]) -> u64 {
-    for block in bytes.chunks(BLOCK) {
-        let (low, high) = padded(block);
+    let mut take = |(low, high): (u64, u64)| {
         state = if LOWER { fold(lowercase(low) ^ state, lowercase(high) ^ HIGH) } else { fold(low ^ state, high ^ HIGH) };
+    };
+    let (blocks, tail) = bytes.as_chunks::<BLOCK>();
+    blocks.iter().for_each(|block| take(halves(block)));
+    if !tail.is_empty() {
+        take(padded(tail));
     }
     state
 }

@@ -10,7 +10,7 @@ use super::hash;
 use super::murmur::murmur3_x86;
 use super::normalise::{Buffers, Step, normalise};
 use super::simplify::{Peer, Simplifier};
-use super::words::{Found, island_words, scan, words};
+use super::words::{Found, island_words, may_be_mark, scan, words};
 
 /// What a shingle is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,7 +59,7 @@ pub struct Shingler {
 /// Where units come from.
 #[derive(Debug)]
 enum Source {
-    Steps { steps: Vec<Step>, buffers: Buffers, island: String },
+    Steps { steps: Vec<Step>, forms: Vec<Step>, buffers: Buffers, island: String },
     Datatrove { simplifier: Simplifier, english: English },
     DataPrepKit { simplifier: Simplifier },
 }
@@ -68,7 +68,9 @@ impl Shingler {
     /// Shingles of the text after `steps`.
     #[must_use]
     pub fn new(steps: &[Step], shingle: Shingle, hash: ShingleHash) -> Self {
-        Self::of(Source::Steps { steps: steps.to_vec(), buffers: Buffers::default(), island: String::new() }, shingle, hash)
+        let forms = steps.iter().copied().filter(|step| *step != Step::CollapseWhitespace).collect();
+        let source = Source::Steps { steps: steps.to_vec(), forms, buffers: Buffers::default(), island: String::new() };
+        Self::of(source, shingle, hash)
     }
 
     /// The shingles of datatrove 0.10: `size` tokens of spaCy's blank English after `simplify_text`, hashed by XXH64. A text of fewer
@@ -109,14 +111,13 @@ impl Shingler {
     fn hash_units(&mut self, text: &str) {
         let units = &mut self.units;
         units.clear();
-        if let (Source::Steps { steps, buffers, island }, Unit::Words) = (&mut self.source, self.shingle.unit)
+        if let (Source::Steps { steps, forms, buffers, island }, Unit::Words) = (&mut self.source, self.shingle.unit)
             && !steps.contains(&Step::StripPunctuation)
         {
-            let collapse = steps.contains(&Step::CollapseWhitespace);
             if steps.contains(&Step::Lowercase) {
-                scan(text, &mut Fused::<true> { text, steps, collapse, buffers, island, units });
+                scan(text, &mut Fused::<true> { text, steps, forms, buffers, island, units });
             } else {
-                scan(text, &mut Fused::<false> { text, steps, collapse, buffers, island, units });
+                scan(text, &mut Fused::<false> { text, steps, forms, buffers, island, units });
             }
             return;
         }
@@ -180,29 +181,54 @@ impl Source {
 struct Fused<'a, const LOWER: bool> {
     text: &'a str,
     steps: &'a [Step],
-    collapse: bool,
+    /// The steps but for [`Step::CollapseWhitespace`].
+    forms: &'a [Step],
     buffers: &'a mut Buffers,
     island: &'a mut String,
     units: &'a mut Vec<u64>,
 }
 
 impl<const LOWER: bool> Found for Fused<'_, LOWER> {
+    #[inline(always)]
     fn ascii(&mut self, start: usize, end: usize) {
         self.units.push(hash::ascii_unit::<LOWER>(self.text.as_bytes(), start, end));
     }
 
+    #[inline(never)]
     fn island(&mut self, start: usize, end: usize) {
-        let island = &self.text[start..end];
-        let mut normal = normalise(self.steps, island, self.buffers);
-        if self.collapse && start > 0 && island.starts_with(char::is_whitespace) {
-            // Not the start of the text: white space becomes a space there, and a mark after it joins it.
-            self.island.clear();
-            self.island.push(' ');
-            self.island.push_str(normal);
-            normal = self.island;
+        let Self { steps, forms, buffers, island, units, .. } = self;
+        let text = &self.text[start..end];
+        let mut each = |word: &str| units.push(hash::unit(word.as_bytes()));
+        if steps.len() == forms.len() || !collapse_matters(text) {
+            return island_words(normalise(forms, text, buffers), &mut each);
         }
-        island_words(normal, &mut |word| self.units.push(hash::unit(word.as_bytes())));
+        let normal = normalise(steps, text, buffers);
+        if start == 0 || !text.starts_with(char::is_whitespace) {
+            return island_words(normal, &mut each);
+        }
+        // Not the start of the text: white space is a space there, which a mark may follow.
+        island.clear();
+        island.push(' ');
+        island.push_str(normal);
+        island_words(island, &mut each);
     }
+}
+
+/// Whether the words of an island may be others once its white space is collapsed: if there is any but single spaces, or if what
+/// follows that at the start may be a mark.
+fn collapse_matters(island: &str) -> bool {
+    let inside = island.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
+    if inside.len() < island.len() && inside.starts_with(may_be_mark) {
+        return true;
+    }
+    let mut after_space = true;
+    inside.chars().any(|character| {
+        let space = character.is_whitespace();
+        space && (character != ' ' || after_space) || {
+            after_space = space;
+            false
+        }
+    })
 }
 
 #[cfg(test)]

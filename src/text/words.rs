@@ -123,6 +123,11 @@ fn class_of(character: char) -> u8 {
     }
 }
 
+/// Whether a character may belong to what stands before it, whatever that is.
+pub(super) fn may_be_mark(character: char) -> bool {
+    class_of(character) == class::OTHER
+}
+
 /// Common symbols that no normalisation changes: as long as ASCII follows, they are like an ASCII separator.
 fn is_plain(character: char) -> bool {
     matches!(character,
@@ -158,8 +163,26 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | 9..=13)
 }
 
-/// Walks over a text.
+/// Walks over a text, with the instructions that the machine has.
 pub(super) fn scan(text: &str, found: &mut impl Found) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        struct Scan<'a, F>(&'a str, &'a mut F);
+        impl<F: Found> pulp::NullaryFnOnce for Scan<'_, F> {
+            type Output = ();
+
+            #[inline(always)]
+            fn call(self) {
+                portable_scan(self.0, self.1);
+            }
+        }
+        return simd.vectorize(Scan(text, found));
+    }
+    portable_scan(text, found);
+}
+
+#[inline(always)]
+fn portable_scan(text: &str, found: &mut impl Found) {
     let bytes = text.as_bytes();
     let mut at = 0;
     loop {
@@ -216,47 +239,40 @@ fn island_end(bytes: &[u8], mut at: usize) -> usize {
 const BLOCK: usize = 64;
 
 /// The words of an ASCII stretch that starts and ends where a word may.
+#[inline(always)]
 fn ascii_words(bytes: &[u8], from: usize, to: usize, found: &mut impl Found) {
+    // Where the word starts that is open.
     let mut open = None;
-    let mut emit = |start: usize, end: usize| {
-        // Underscores alone are no word.
-        if bytes[start] != b'_' || bytes[start..end].iter().any(|byte| *byte != b'_') {
-            found.ascii(start, end);
-        }
-    };
     let mut at = from;
     while at < to {
         let mask = block_words(bytes, from, to, at);
         // Each bit is an edge: a word starts or ends.
         let mut edges = mask ^ (mask << 1 | u64::from(open.is_some()));
-        if let Some(start) = open {
-            if edges == 0 {
-                at += BLOCK;
-                continue;
-            }
-            emit(start, at + edges.trailing_zeros() as usize);
-            edges &= edges - 1;
-            open = None;
-        }
         while edges != 0 {
-            let start = at + edges.trailing_zeros() as usize;
+            let edge = at + edges.trailing_zeros() as usize;
             edges &= edges - 1;
-            if edges == 0 {
-                open = Some(start);
-                break;
+            match open.take() {
+                None => open = Some(edge),
+                Some(start) => ascii_word(bytes, start, edge, found),
             }
-            emit(start, at + edges.trailing_zeros() as usize);
-            edges &= edges - 1;
         }
         at += BLOCK;
     }
     if let Some(start) = open {
-        emit(start, to);
+        ascii_word(bytes, start, to, found);
+    }
+}
+
+/// Hands a word on; underscores alone are none.
+#[inline(always)]
+fn ascii_word(bytes: &[u8], start: usize, end: usize, found: &mut impl Found) {
+    if bytes[start] != b'_' || bytes[start..end].iter().any(|byte| *byte != b'_') {
+        found.ascii(start, end);
     }
 }
 
 /// A bit for each byte of the block at `at` of the stretch `from..to` that belongs to a word.
-#[inline]
+#[inline(always)]
 fn block_words(bytes: &[u8], from: usize, to: usize, at: usize) -> u64 {
     let (mut words, mut middles) = match bytes[at..].first_chunk::<BLOCK>() {
         Some(block) => masks(block),
@@ -295,7 +311,7 @@ fn classes_join(before: u8, middle: u8, after: u8) -> bool {
 }
 
 /// Which bytes make words, and which may stand inside one.
-#[inline]
+#[inline(always)]
 fn masks(block: &[u8; BLOCK]) -> (u64, u64) {
     let words = block.map(|byte| {
         let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
@@ -310,7 +326,7 @@ fn masks(block: &[u8; BLOCK]) -> (u64, u64) {
 }
 
 /// The highest bits of all bytes.
-#[inline]
+#[inline(always)]
 fn gather(bytes: &[u8; BLOCK]) -> u64 {
     let (words, _) = bytes.as_chunks::<8>();
     words.iter().rev().fold(0, |mask, word| {
