@@ -6,6 +6,8 @@ use std::mem::swap;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use super::simple::{INERT, LOWER, Simple};
+
 /// One step of a normalisation. Steps are applied in the order in which they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -103,20 +105,12 @@ fn compose(text: &str, out: &mut String, quick: fn(&str) -> bool, full: fn(&str,
 }
 
 fn is_nfc(text: &str) -> bool {
-    text.chars().all(is_inert) || is_nfc_quick(text.chars()) == IsNormalized::Yes
+    let table = Simple::table();
+    text.chars().all(|character| table.of(character) & INERT != 0) || is_nfc_quick(text.chars()) == IsNormalized::Yes
 }
 
 fn is_nfkc(text: &str) -> bool {
     is_nfkc_quick(text.chars()) == IsNormalized::Yes
-}
-
-/// Characters of common scripts that form NFC leaves alone next to each other: starters, allowed there, as its quick check says of
-/// them after a look into two tables.
-fn is_inert(character: char) -> bool {
-    matches!(character,
-        '\0'..='\u{2FF}' | '\u{388}'..='\u{482}' | '\u{48A}'..='\u{590}' | '\u{620}'..='\u{64A}' | '\u{2002}'..='\u{20CF}'
-        | '\u{2190}'..='\u{2328}' | '\u{232B}'..='\u{2ADB}' | '\u{3000}'..='\u{3029}' | '\u{3030}'..='\u{3098}'
-        | '\u{309B}'..='\u{A66E}' | '\u{AC00}'..='\u{D7A3}' | '\u{FF00}'..='\u{FFEF}')
 }
 
 fn lowercase(text: &str, out: &mut String) {
@@ -125,6 +119,7 @@ fn lowercase(text: &str, out: &mut String) {
         out.push_str(&text.to_lowercase());
         return;
     }
+    let table = Simple::table();
     let mut rest = text;
     while !rest.is_empty() {
         let (ascii, other, after) = cut(rest);
@@ -132,13 +127,10 @@ fn lowercase(text: &str, out: &mut String) {
         out.push_str(ascii);
         out[start..].make_ascii_lowercase();
         for character in other.chars() {
-            match character {
-                // Common ranges, to look nothing up.
-                'а'..='џ' | '\u{3000}'..='\u{A63F}' | '\u{AC00}'..='\u{D7A3}' | 'ß'..='ÿ' | '\u{2010}'..='\u{2027}' => {
-                    out.push(character)
-                }
-                'А'..='Я' => out.push(char::from_u32(u32::from(character) + 0x20).unwrap_or(character)),
-                _ => out.extend(character.to_lowercase()),
+            if table.of(character) & LOWER == 0 {
+                out.extend(character.to_lowercase());
+            } else {
+                out.push(character);
             }
         }
         rest = after;
@@ -394,13 +386,6 @@ mod tests {
                 let text = format!("a{character}b");
                 assert_eq!(normalise(&[step], &text, &mut buffers), plain(&[step], &text), "{step:?} {character:?}");
             }
-        }
-    }
-
-    #[test]
-    fn inert_characters_are_left_alone() {
-        for character in ('\0'..=char::MAX).filter(|character| is_inert(*character)) {
-            assert_eq!(is_nfc_quick([character, character].into_iter()), IsNormalized::Yes, "{character:?}");
         }
     }
 

@@ -9,8 +9,9 @@ use super::english::English;
 use super::hash;
 use super::murmur::murmur3_x86;
 use super::normalise::{Buffers, Step, normalise};
+use super::simple::{MARK, OTHER, SPACE, Simple};
 use super::simplify::{Peer, Simplifier};
-use super::words::{Found, island_words, may_be_mark, scan, words};
+use super::words::{Found, island_words, scan, words};
 
 /// What a shingle is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -218,12 +219,13 @@ impl<const LOWER: bool> Found for Fused<'_, LOWER> {
 /// follows that at the start may be a mark.
 fn collapse_matters(island: &str) -> bool {
     let inside = island.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
-    if inside.len() < island.len() && inside.starts_with(may_be_mark) {
+    let table = Simple::table();
+    if inside.len() < island.len() && inside.starts_with(|first| table.of(first) & (MARK | OTHER) != 0) {
         return true;
     }
     let mut after_space = true;
     inside.chars().any(|character| {
-        let space = character.is_whitespace();
+        let space = table.of(character) & SPACE != 0;
         space && (character != ' ' || after_space) || {
             after_space = space;
             false
