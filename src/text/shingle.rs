@@ -9,7 +9,7 @@ use super::english::English;
 use super::hash;
 use super::murmur::murmur3_x86;
 use super::normalise::{Buffers, Step, normalise};
-use super::simple::{MARK, OTHER, SPACE, Simple};
+use super::simple::{MARK, OTHER, SPACE, STARTER, Simple, is_composed};
 use super::simplify::{Peer, Simplifier};
 use super::words::{Found, island_words, scan, words};
 
@@ -199,12 +199,28 @@ impl<const LOWER: bool> Found for Fused<'_, LOWER> {
     fn island(&mut self, start: usize, end: usize) {
         let Self { steps, forms, buffers, island, units, .. } = self;
         let text = &self.text[start..end];
-        let mut each = |word: &str| units.push(hash::unit(word.as_bytes()));
-        if steps.len() == forms.len() || !collapse_matters(text) {
+        let Survey { inert, collapsed } = survey(text);
+        if inert
+            && (collapsed || steps.len() == forms.len())
+            && matches!(forms, [] | [Step::Nfc] | [Step::Lowercase] | [Step::Nfc, Step::Lowercase])
+        {
+            return island_words(text, &mut |word, lower| {
+                if !LOWER || lower {
+                    return units.push(hash::unit(word.as_bytes()));
+                }
+                island.clear();
+                for character in word.chars() {
+                    if character.is_ascii() { island.push(character.to_ascii_lowercase()) } else { island.extend(character.to_lowercase()) }
+                }
+                units.push(hash::unit(island.as_bytes()));
+            });
+        }
+        let mut each = |word: &str, _: bool| units.push(hash::unit(word.as_bytes()));
+        if collapsed {
             return island_words(normalise(forms, text, buffers), &mut each);
         }
         let normal = normalise(steps, text, buffers);
-        if start == 0 || !text.starts_with(char::is_whitespace) {
+        if steps.len() == forms.len() || start == 0 || !text.starts_with(char::is_whitespace) {
             return island_words(normal, &mut each);
         }
         // Not the start of the text: white space is a space there, which a mark may follow.
@@ -215,22 +231,24 @@ impl<const LOWER: bool> Found for Fused<'_, LOWER> {
     }
 }
 
-/// Whether the words of an island may be others once its white space is collapsed: if there is any but single spaces, or if what
-/// follows that at the start may be a mark.
-fn collapse_matters(island: &str) -> bool {
-    let inside = island.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
+/// What is true of an island.
+struct Survey {
+    /// Composition leaves it alone, and the lower case of each character depends on no other.
+    inert: bool,
+    /// Its words are the same once its white space is collapsed: all of it separates, and no mark follows any.
+    collapsed: bool,
+}
+
+fn survey(island: &str) -> Survey {
     let table = Simple::table();
-    if inside.len() < island.len() && inside.starts_with(|first| table.of(first) & (MARK | OTHER) != 0) {
-        return true;
+    let (mut before, mut inert, mut collapsed) = (STARTER, true, true);
+    for character in island.chars() {
+        let flags = table.of(character);
+        collapsed &= flags & (SPACE | OTHER) != SPACE | OTHER && (before & SPACE == 0 || flags & (MARK | OTHER) == 0);
+        inert &= is_composed(before, flags) && character != 'Σ';
+        before = flags;
     }
-    let mut after_space = true;
-    inside.chars().any(|character| {
-        let space = table.of(character) & SPACE != 0;
-        space && (character != ' ' || after_space) || {
-            after_space = space;
-            false
-        }
-    })
+    Survey { inert, collapsed }
 }
 
 #[cfg(test)]

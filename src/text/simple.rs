@@ -30,8 +30,10 @@ pub(super) const MARK: u16 = 1 << 6;
 pub(super) const OTHER: u16 = 1 << 7;
 /// A letter or a number, as [`char::is_alphanumeric`].
 pub(super) const ALPHANUMERIC: u16 = 1 << 8;
-/// Next to others of its kind form NFC leaves it alone: a starter that the quick check of UAX #15 allows.
-pub(super) const INERT: u16 = 1 << 9;
+/// Form NFC leaves it alone if it leaves all others alone and marks stand in their order (NFC_Quick_Check=Yes of UAX #15).
+pub(super) const COMPOSED: u16 = 1 << 9;
+/// Stands in no order among marks (Canonical_Combining_Class=0).
+pub(super) const STARTER: u16 = 1 << 12;
 /// Its own lower case.
 pub(super) const LOWER: u16 = 1 << 10;
 /// White space, as [`char::is_whitespace`].
@@ -62,20 +64,26 @@ impl Simple {
     pub(super) fn of(self, character: char) -> u16 {
         match u32::from(character) {
             code @ 0..FIRST => self.0[code as usize],
-            0x3400..=0x4DBF | 0x4E00..=0x9FFF => ALONE | ALPHANUMERIC | INERT | LOWER,
-            0xAC00..=0xD7A3 => LETTER | ALPHANUMERIC | INERT | LOWER,
+            0x3400..=0x4DBF | 0x4E00..=0x9FFF => ALONE | ALPHANUMERIC | COMPOSED | STARTER | LOWER,
+            0xAC00..=0xD7A3 => LETTER | ALPHANUMERIC | COMPOSED | STARTER | LOWER,
             code if SECOND.contains(&code) => self.0[(FIRST + code - SECOND.start()) as usize],
             _ => ask(character),
         }
     }
 }
 
+/// Whether composition leaves a character alone that stands after another which it leaves alone; both by their flags.
+#[inline]
+pub(super) fn is_composed(before: u16, flags: u16) -> bool {
+    flags & COMPOSED != 0 && (before | flags) & STARTER != 0
+}
+
 /// The answers, searched for.
 fn ask(character: char) -> u16 {
-    let inert = canonical_combining_class(character) == 0 && is_nfc_quick(std::iter::once(character)) == IsNormalized::Yes;
     let flags = [
         (character.is_alphanumeric(), ALPHANUMERIC),
-        (inert, INERT),
+        (is_nfc_quick(std::iter::once(character)) == IsNormalized::Yes, COMPOSED),
+        (canonical_combining_class(character) == 0, STARTER),
         (character.to_lowercase().eq([character]), LOWER),
         (character.is_whitespace(), SPACE),
     ];
@@ -133,7 +141,7 @@ const fn class_of(character: char) -> u16 {
         | '\u{FE00}'..='\u{FE0F}'
         | '\u{FF9E}'..='\u{FF9F}' => MARK,
         // Symbols, punctuation, Thai, Hiragana, Han.
-        '\u{A1}'..='\u{A7}'
+        '\u{A0}'..='\u{A7}'
         | '\u{AB}'
         | '\u{AC}'
         | '\u{B0}'..='\u{B3}'
@@ -155,7 +163,7 @@ const fn class_of(character: char) -> u16 {
         | '\u{2190}'..='\u{2193}'
         | '\u{2200}'..='\u{22FF}'
         | '\u{2500}'..='\u{259F}'
-        | '\u{3001}'..='\u{3003}'
+        | '\u{3000}'..='\u{3003}'
         | '\u{3007}'..='\u{3029}'
         | '\u{3041}'..='\u{3096}'
         | '\u{3400}'..='\u{4DBF}'
@@ -223,7 +231,7 @@ mod tests {
                 BETWEEN => [2, 2, 2, 2, 2, 1, 1, 3, 3, 3, 2, 1],
                 MARK => [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1],
                 _ if is_katakana(c) => [2, 2, 1, 2, 1, 3, 3, 3, 3, 3, 2, 1],
-                _ if c == ' ' => [2, 2, 2, 2, 1, 3, 3, 3, 3, 3, 2, 1],
+                _ if matches!(c, ' ' | '\u{3000}') => [2, 2, 2, 2, 1, 3, 3, 3, 3, 3, 2, 1],
                 _ if matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}') => [2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 2, 2],
                 _ => [2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 2, 1],
             };
@@ -233,13 +241,15 @@ mod tests {
     }
 
     #[test]
-    fn inert_characters_are_left_alone() {
+    fn composition_leaves_what_it_should_alone() {
         let table = Simple::table();
-        for character in ('\0'..=char::MAX).filter(|character| table.of(*character) & INERT != 0) {
+        for character in ('\0'..=char::MAX).filter(|character| is_composed(table.of('a'), table.of(*character))) {
             for others in ["a", "é", "漢", "가"] {
-                let text = format!("{others}{character}{others}{character}{character}");
+                let text = format!("{others}{character}{others}{character}{others}");
                 assert_eq!(is_nfc_quick(text.chars()), IsNormalized::Yes, "{character:?}");
             }
         }
+        let flags = ['\u{301}', '\u{323}'].map(|mark| table.of(mark));
+        assert!(!is_composed(flags[0], flags[1]));
     }
 }

@@ -17,7 +17,8 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::normalise::ascii_length;
 use super::simple::{
-    ALONE, ALPHANUMERIC, BETWEEN, BETWEEN_DIGITS, BETWEEN_LETTERS, DIGIT, LETTER, MARK, OTHER, SPACE, Simple, UNDERSCORE, WORD, is_katakana,
+    ALONE, ALPHANUMERIC, BETWEEN, BETWEEN_DIGITS, BETWEEN_LETTERS, DIGIT, LETTER, LOWER, MARK, OTHER, SPACE, Simple, UNDERSCORE, WORD,
+    is_katakana,
 };
 
 /// Calls `each` with the words of `text`, in order.
@@ -32,7 +33,7 @@ pub fn words<'a>(text: &'a str, each: impl FnMut(&'a str)) {
         }
 
         fn island(&mut self, start: usize, end: usize) {
-            island_words(&self.text[start..end], &mut self.each);
+            island_words(&self.text[start..end], &mut |word, _| (self.each)(word));
         }
     }
     scan(text, &mut Words { text, each });
@@ -263,52 +264,66 @@ fn gather(bytes: &[u8; BLOCK]) -> u64 {
     })
 }
 
-/// The words of an island: found here where all is simple, and by the crate in the pieces around what is not.
-pub(super) fn island_words<'a>(island: &'a str, each: &mut impl FnMut(&'a str)) {
+/// The words of an island: found here where all is simple, and by the crate in the pieces around what is not. The flag says that a
+/// word is known to be in lower case.
+pub(super) fn island_words<'a>(island: &'a str, each: &mut impl FnMut(&'a str, bool)) {
     let table = Simple::table();
-    let read = |at: usize| island[at..].chars().next().map(|character| (at + character.len_utf8(), table.of(character)));
-    // Where the character before starts, and its class, marks left out; where the segment starts that is open, and its classes.
-    let (mut previous, mut before, mut start, mut segment) = (0, 0, 0, 0);
+    let read = |at: usize| match island.as_bytes().get(at) {
+        Some(byte) if byte.is_ascii() => Some((at + 1, table.of(char::from(*byte)))),
+        _ => island[at..].chars().next().map(|character| (at + character.len_utf8(), table.of(character))),
+    };
+    // Where the character before starts, and its class, marks left out. Of the segment that is open: where it starts, what is true of
+    // one of its characters, and what is true of all.
+    let (mut previous, mut before, mut start, mut some, mut all) = (0, 0, 0, 0, 0);
     let (mut at, mut next) = (0, read(0));
     while let Some((end, flags)) = next {
         next = read(end);
         let after = next.map_or(ALONE, |(_, flags)| flags);
-        let marked_middle = segment & WORD != 0 && flags & BETWEEN != 0 && after & (MARK | OTHER) != 0;
-        if flags & OTHER != 0 || flags & MARK != 0 && segment == 0 || marked_middle {
+        let marked_middle = some & WORD != 0 && flags & BETWEEN != 0 && after & (MARK | OTHER) != 0;
+        if flags & OTHER != 0 || flags & MARK != 0 && some == 0 || marked_middle {
             // What stands before may belong to it, if only as what a mark marks.
-            let from = if segment != 0 { start } else { white_space_before(island, at, previous) };
+            let from = if some != 0 { start } else { white_space_before(table, island, at, previous) };
             let to = piece_end(table, island, end);
-            piece_words(&island[from..to], each);
-            (previous, before, segment) = (to, 0, 0);
+            piece_words(&island[from..to], &mut |word| each(word, false));
+            (previous, before, some) = (to, 0, 0);
             (at, next) = (to, read(to));
             continue;
         }
         let extends =
-            flags & MARK != 0 || segment & WORD != 0 && (flags & WORD != 0 || flags & BETWEEN != 0 && classes_join(before, flags, after));
+            flags & MARK != 0 || some & WORD != 0 && (flags & WORD != 0 || flags & BETWEEN != 0 && classes_join(before, flags, after));
         if extends {
-            segment |= flags & (WORD | ALPHANUMERIC);
+            (some, all) = (some | flags & !BETWEEN, all & flags);
         } else {
-            if segment & ALPHANUMERIC != 0 {
-                each(&island[start..at]);
+            if some & ALPHANUMERIC != 0 {
+                each(&island[start..at], all & LOWER != 0);
             }
             // What is neither makes no word and takes marks as a piece.
-            segment = if flags & (WORD | ALPHANUMERIC) != 0 || flags & ALONE != 0 && end - at > 1 { flags } else { 0 };
-            start = at;
+            let opens = flags & (WORD | ALPHANUMERIC) != 0 || flags & (ALONE | SPACE) == ALONE && end - at > 1;
+            (start, some, all) = (at, if opens { flags } else { 0 }, flags);
         }
         if flags & MARK == 0 {
             before = flags;
         }
         (previous, at) = (at, end);
+        if some & WORD != 0 {
+            // The usual case: the word goes on.
+            while let Some((end, flags)) = next
+                && flags & WORD != 0
+            {
+                (some, all, before) = (some | flags, all & flags, flags);
+                (previous, at, next) = (at, end, read(end));
+            }
+        }
     }
-    if segment & ALPHANUMERIC != 0 {
-        each(&island[start..]);
+    if some & ALPHANUMERIC != 0 {
+        each(&island[start..], all & LOWER != 0);
     }
 }
 
 /// Where the piece starts whose first unknown character is at `at`: at the character before it, or at all white space there.
-fn white_space_before(island: &str, at: usize, previous: usize) -> usize {
-    let spaces = island.as_bytes()[..at].iter().rev().take_while(|byte| is_space(**byte)).count();
-    if spaces == 0 { previous } else { at - spaces }
+fn white_space_before(table: Simple, island: &str, at: usize, previous: usize) -> usize {
+    let without = island[..at].trim_end_matches(|character| table.of(character) & SPACE != 0);
+    if without.len() == at { previous } else { without.len() }
 }
 
 /// Where a piece with unknown characters ends that goes on at `at`: before a character that nothing can tie to them.
@@ -349,7 +364,7 @@ mod tests {
 
     use super::*;
     use crate::text::oracle::{awkward, plain_words as plain};
-    use crate::text::simple::{INERT, LOWER};
+    use crate::text::simple::{COMPOSED, STARTER};
 
     fn found(text: &str) -> Vec<&str> {
         let mut found = Vec::new();
@@ -431,7 +446,7 @@ mod tests {
             assert_eq!(transparent, !separates(byte) && byte != b'_' && !byte.is_ascii_digit() && !matches!(byte, b',' | b';'), "{byte}");
         }
         for c in ('\0'..=char::MAX).filter(|c| is_plain(*c)) {
-            assert_eq!(table.of(c), ALONE | INERT | LOWER, "{c:?}");
+            assert_eq!(table.of(c), ALONE | COMPOSED | STARTER | LOWER, "{c:?}");
             assert!("aΣ\0b".replace('\0', &c.to_string()).to_lowercase().starts_with("aς"));
         }
     }
