@@ -90,3 +90,60 @@ fn is_punctuation(character: char) -> bool {
     }
     matches!(character, '\u{80}'..='\u{9F}') || "—”％１〈、━【「」，】；“《„’∶´．（–？！：～«〉》）。…►»".contains(character)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn simplify(peer: Peer, text: &str) -> String {
+        Simplifier::default().simplify(peer, text).to_owned()
+    }
+
+    /// What `simplify_text` of datatrove 0.10.1 answers, and the words of data-prep-kit's.
+    #[test]
+    fn texts_are_those_of_the_peers() {
+        let cases: &[(&str, &str, &str)] = &[
+            (
+                "The quick brown fox jumps over the lazy dog. It was 42 degrees on Monday, wasn't it?",
+                "the quick brown fox jumps over the lazy dog it was 0 degrees on monday wasn t it",
+                "the quick brown fox jumps over the lazy dog it was 0 degrees on monday wasn t it",
+            ),
+            ("1,000.50 1.2.3 3,5 1|2|3 v1.0", "0 0 0 0 0 0 0 0 v0", "0 0 0 0 0 0 0 0 0 v0"),
+            ("١٢٫٥ ١٢,٥ १२.३ 12 １２", "0 0 0 0 0", "0٫0 0 0 0 0 0"),
+            ("", "", ""),
+            ("  \n\t ", "", ""),
+            ("!?…", "", ""),
+            ("don’t “quote” ‘single’ — – - _", "don t quote ‘single", "don t quote ‘single"),
+            ("naïve Ångström ÉTÉ İstanbul ΟΔΟΣ ß", "naive angstrom ete istanbul οδος ß", "naive angstrom ete istanbul οδος ß"),
+            ("e\u{301} \u{301} a\u{338} =\u{338} ≠ ≮ a≠b", "e  a  = < a=b", "e a = < a=b"),
+            ("漢字、カタカナ。ガ が", "漢字 カタカナ カ か", "漢字 カタカナ カ か"),
+            ("한국어", "한국어", "한국어"),
+            ("ภาษา", "ภาษา", "ภาษา"),
+            ("x² ½ ⅷ Ⅷ ﬁ", "x² ½ ⅷ ⅷ ﬁ", "x² ½ ⅷ ⅷ ﬁ"),
+            ("１位 ％ ￥ ＃ ：", "0位 ￥ ＃", "0位 ￥ ＃"),
+            ("a\u{a0}b\u{3000}c\u{2028}d\u{200b}e\u{feff}f", "a b c d\u{200b}e\u{feff}f", "a b c d\u{200b}e\u{feff}f"),
+            ("\u{0}a\u{7f}b\u{85}c\u{9f}d", "a b c d", "a b c d"),
+            ("€5 £3 §4 ©", "€0 £0 §0 ©", "€0 £0 §0 ©"),
+            ("; ` Å K", "; ` a k", "; ` a k"),
+            ("1. 2.a .5 5. 0.0.0", "0 0 a 0 0 0 0", "0 0 a 0 0 0 0"),
+            ("a\tb\nc\u{d}\nd", "a b c d", "a b c d"),
+        ];
+        for (text, datatrove, data_prep_kit) in cases {
+            assert_eq!(simplify(Peer::Datatrove, text), *datatrove, "{text:?}");
+            let words: Vec<String> = simplify(Peer::DataPrepKit, text).split_whitespace().map(str::to_owned).collect();
+            assert_eq!(words.join(" "), *data_prep_kit, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_ascii_character_is_kept_or_becomes_a_space() {
+        for byte in 0..128_u8 {
+            let wanted = match byte {
+                b'0'..=b'9' => "a0b".to_owned(),
+                b'a'..=b'z' | b'A'..=b'Z' => format!("a{}b", char::from(byte).to_ascii_lowercase()),
+                _ => "a b".to_owned(),
+            };
+            assert_eq!(simplify(Peer::Datatrove, &format!("a{}b", char::from(byte))), wanted, "{byte}");
+        }
+    }
+}
