@@ -104,8 +104,8 @@ impl English {
     }
 
     fn is_contraction(&self, token: &str) -> bool {
-        // The longest has ten letters.
-        token.len() <= 10 && self.contractions.contains_key(token)
+        // The longest has ten letters, and these are the last ones of all.
+        token.len() <= 10 && token.ends_with(['t', 'e', 'a', 'd', 'l', 's', 'm']) && self.contractions.contains_key(token)
     }
 }
 
@@ -158,7 +158,7 @@ fn prefix_length(token: &str) -> usize {
 }
 
 fn suffix_length(token: &str) -> usize {
-    let mut zeros = token.match_indices('0');
+    let mut zeros = token.bytes().enumerate().filter(|(_, byte)| *byte == b'0');
     if let Some((at, _)) = zeros.find(|(at, _)| is_measure(&token[at + 1..])) {
         return token.len() - at - 1;
     }

@@ -80,7 +80,7 @@ pub(super) fn ascii_length(bytes: &[u8]) -> usize {
 }
 
 /// Cuts off an ASCII run and the run of other characters that follows it; either may be empty, not both unless `text` is.
-fn cut(text: &str) -> (&str, &str, &str) {
+pub(super) fn cut(text: &str) -> (&str, &str, &str) {
     let (ascii, rest) = text.split_at(ascii_length(text.as_bytes()));
     let other = rest.bytes().take_while(|byte| !byte.is_ascii()).count();
     let (other, rest) = rest.split_at(other);

@@ -5,7 +5,7 @@
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-use super::normalise::{Buffers, Step, normalise};
+use super::normalise::{Buffers, Step, cut, normalise};
 
 /// Whose simplification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,14 @@ impl Simplifier {
             return &self.spaced;
         }
         self.decomposed.clear();
-        self.decomposed.extend(self.spaced.nfd().filter(|c| c.is_ascii() || c.general_category() != GeneralCategory::NonspacingMark));
+        let mut rest = self.spaced.as_str();
+        while !rest.is_empty() {
+            // ASCII is its own decomposition, and marks are ordered among themselves.
+            let (ascii, other, after) = cut(rest);
+            self.decomposed.push_str(ascii);
+            self.decomposed.extend(other.nfd().filter(|character| !is_nonspacing(*character)));
+            rest = after;
+        }
         self.decomposed.trim()
     }
 }
@@ -51,6 +58,17 @@ fn space(peer: Peer, text: &str, out: &mut String) {
     let mut rest = text.chars();
     let mut between = false;
     while let Some(character) = rest.next() {
+        if character.is_ascii_alphabetic() {
+            if std::mem::take(&mut between) && !out.is_empty() {
+                out.push(' ');
+            }
+            // Most of a text.
+            let word = rest.as_str().bytes().take_while(u8::is_ascii_alphabetic).count();
+            out.push(character);
+            out.push_str(&rest.as_str()[..word]);
+            rest = rest.as_str()[word..].chars();
+            continue;
+        }
         let written = if is_digit(character) {
             skip_digits(&mut rest);
             let mut after = rest.clone();
@@ -72,8 +90,18 @@ fn space(peer: Peer, text: &str, out: &mut String) {
     }
 }
 
+/// Letters of which there are too many to look them up.
+fn is_ideograph(character: char) -> bool {
+    matches!(character, '\u{3400}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}')
+}
+
 fn is_digit(character: char) -> bool {
-    character.is_ascii_digit() || !character.is_ascii() && character.general_category() == GeneralCategory::DecimalNumber
+    character.is_ascii_digit()
+        || !character.is_ascii() && !is_ideograph(character) && character.general_category() == GeneralCategory::DecimalNumber
+}
+
+fn is_nonspacing(character: char) -> bool {
+    !is_ideograph(character) && character.general_category() == GeneralCategory::NonspacingMark
 }
 
 fn skip_digits(rest: &mut std::str::Chars) {
