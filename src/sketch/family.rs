@@ -13,7 +13,7 @@ use super::wide::{Lanes, lower};
 pub enum Family {
     /// Those of this product: [`MinHash`].
     Trommel {
-        /// Values of the signature.
+        /// Values of the signature, at most 65,536.
         permutations: usize,
         /// Draws the functions.
         seed: u64,
@@ -216,6 +216,7 @@ impl DataPrepKitMinHash {
 mod tests {
     use super::*;
     use crate::sketch::agreement;
+    use crate::sketch::wide::portable_lower;
 
     const BANDS: Bands = Bands { bands: 14, rows: 8 };
     const FAMILIES: [Family; 3] = [
@@ -250,6 +251,10 @@ mod tests {
             let (mut wide, mut narrow) = (vec![0; 19], vec![0; 19]);
             datatrove.signature(&shingles, &mut wide);
             kit.signature(&shingles, &mut narrow);
+            let (mut least, mut least_narrow) = (vec![i64::MAX; 19], vec![u32::MAX; 19]);
+            portable_lower::<2, WrappingMersenne>([&datatrove.multipliers, &datatrove.offsets], &shingles, &mut least);
+            portable_lower::<1, HighHalf>([&kit.multipliers], &shingles, &mut least_narrow);
+            assert!(wide.iter().zip(&least).all(|(wide, least)| *wide == *least as u64) && narrow == least_narrow);
             for index in 0..19 {
                 let (a, b) = (u128::from(datatrove.multipliers[index]), u128::from(datatrove.offsets[index]));
                 let value = |shingle: &u64| (u128::from(*shingle) * a + b) % (1 << 64) % ((1 << 61) - 1);

@@ -34,7 +34,8 @@ pub struct Shingle {
     pub size: usize,
 }
 
-/// How a shingle becomes a number. The values are part of artefacts: fixed for ever, equal on every platform.
+/// How a shingle becomes a number. The values are part of artefacts: fixed for ever, equal on every platform. What the units of a text
+/// are depends on the Unicode version of the crates: a newer one may change it for characters that are new in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ShingleHash {
     /// A hash of each unit, then one of their sequence; 64 bits.
@@ -304,7 +305,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
         fn equals_the_definition_on_awkward_texts(steps in steps(), (shingle, hash) in shapes(), a in awkward(), b in awkward()) {

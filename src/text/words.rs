@@ -11,7 +11,8 @@
 //! `1,000`, `snake_case`, `e.g` and `naïve` are one word each; `well-known` is two, `C++` is `C`.
 //!
 //! ASCII is cut by bit masks over blocks of 64 bytes, without a branch for each byte. A stretch that holds other characters, reaching
-//! from one ASCII separator to another, is an *island*, which is cut by the crate `unicode-segmentation`.
+//! from one ASCII separator to another, is an *island*: it is cut character by character where all of them are simple (see `simple`),
+//! and by the crate `unicode-segmentation` in the pieces around those that are not.
 #![expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
 
 use unicode_segmentation::UnicodeSegmentation;
@@ -373,8 +374,31 @@ mod tests {
         found
     }
 
+    /// What the walk finds without wide instructions: where words and islands start and end.
+    struct Places(Vec<(usize, usize, bool)>);
+
+    impl Found for Places {
+        fn ascii(&mut self, start: usize, end: usize) {
+            self.0.push((start, end, true));
+        }
+
+        fn island(&mut self, start: usize, end: usize) {
+            self.0.push((start, end, false));
+        }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn wide_instructions_change_nothing(text in awkward(), ascii in "[ -~\t\n]{0,300}") {
+            for text in [text, ascii] {
+                let (mut wide, mut portable) = (Places(Vec::new()), Places(Vec::new()));
+                scan(&text, &mut wide);
+                portable_scan(&text, &mut portable);
+                prop_assert_eq!(wide.0, portable.0);
+            }
+        }
 
         #[test]
         fn ascii_is_cut_as_unicode_says(text in "[a-cA-C0-2_'.:,; \"\n-]{0,150}") {

@@ -40,7 +40,7 @@ fn main() {
     measure("generated", &generated(bytes), &only, repeats);
     for (name, sentence) in LANGUAGES {
         let document = sentence.repeat(6_000 / sentence.len() + 1);
-        measure(name, &vec![document; bytes / 6_000], &only, repeats);
+        measure(name, &vec![document; bytes / 6_000 / 8], &only, repeats);
     }
     if let Some(path) = arguments.first().filter(|argument| !argument.starts_with("--")) {
         let text = std::fs::read_to_string(path).unwrap();
