@@ -1,7 +1,7 @@
 //! One engine a process: its threads, its memory budget, its spill folder, and the flag that stops it.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -130,6 +130,12 @@ impl Engine {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.options.memory_bytes
+    }
+
+    /// Where what does not fit memory goes.
+    #[must_use]
+    pub fn spill_folder(&self) -> &Path {
+        &self.options.spill_folder
     }
 
     /// The flag that stops this engine's work.

@@ -48,6 +48,9 @@ pub struct PhasePlan {
     pub cached: Option<u64>,
     /// Compressed bytes of columns that it would read.
     pub bytes: u64,
+    /// What its stage promises.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Explains a run.
@@ -93,8 +96,17 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         tasks: shards,
         cached: Some(0),
         bytes: 0,
+        notes: Vec::new(),
     });
-    phases.push(PhasePlan { kind: "write", stages: Vec::new(), reads: "all columns".into(), tasks: shards, cached: Some(0), bytes: all });
+    phases.push(PhasePlan {
+        kind: "write",
+        stages: Vec::new(),
+        reads: "all columns".into(),
+        tasks: shards,
+        cached: Some(0),
+        bytes: all,
+        notes: Vec::new(),
+    });
     let cached = |phase: &PhasePlan| phase.cached == Some(phase.tasks) && phase.tasks > 0;
     let bytes_to_read = phases.iter().filter(|phase| !cached(phase)).map(|phase| phase.bytes).sum();
     Ok(Explanation { shards, rows: context.snapshot.rows(), bytes: all, phases, bytes_to_read })
@@ -118,7 +130,7 @@ fn scan_phases(cx: &RunContext) -> Result<Vec<PhasePlan>> {
             Some(columns) => format!("{}: {}", source.id, columns.join(", ")),
             None => format!("{}: all columns", source.id),
         };
-        phases.push(PhasePlan { kind: "scan", stages, reads, tasks, cached: Some(cached), bytes: size });
+        phases.push(PhasePlan { kind: "scan", stages, reads, tasks, cached: Some(cached), bytes: size, notes: Vec::new() });
     }
     Ok(phases)
 }
@@ -138,7 +150,7 @@ fn feature_phase(cx: &mut RunContext, stage: usize, embedder: Option<&SharedEmbe
         size += column_bytes(shard, &column);
         reads = format!("{column} of live rows");
     }
-    let id = planned.id.to_string();
+    let (id, planned_notes) = (planned.id.to_string(), planned.config.notes());
     let mut cached = None;
     if known {
         let keys = feature::tasks(cx, stage, &feature::model_hash(embedder))?;
@@ -149,12 +161,19 @@ fn feature_phase(cx: &mut RunContext, stage: usize, embedder: Option<&SharedEmbe
         cached = Some(done);
         cx.features.insert(stage, keys.into_iter().map(|task| task.map(|(key, _)| key)).collect());
     }
-    Ok(PhasePlan { kind: "feature", stages: vec![id], reads, tasks, cached, bytes: size })
+    Ok(PhasePlan { kind: "feature", stages: vec![id], reads, tasks, cached, bytes: size, notes: planned_notes })
 }
 
 fn barrier_phase(cx: &mut RunContext, stage: usize, known: bool) -> Result<PhasePlan> {
-    let id = cx.plan.stages[stage].id.to_string();
-    let mut phase = PhasePlan { kind: "barrier", stages: vec![id], reads: "narrow rows".into(), tasks: 1, cached: None, bytes: 0 };
+    let planned = &cx.plan.stages[stage];
+    let (mut reads, mut size) = ("narrow rows".to_owned(), 0);
+    if let Some(column) = planned.config.named() {
+        reads = format!("narrow rows, {column} of candidates");
+        let shards = cx.snapshot.shards.iter().filter(|shard| planned.reached_by[shard.source]);
+        size = shards.map(|shard| column_bytes(shard, cx.plan.sources[shard.source].roles.column(column))).sum();
+    }
+    let stages = vec![planned.id.to_string()];
+    let mut phase = PhasePlan { kind: "barrier", stages, reads, tasks: 1, cached: None, bytes: size, notes: planned.config.notes() };
     if known {
         let done = barrier::done(cx, stage)?;
         phase.cached = Some(u64::from(done.is_some()));
@@ -179,6 +198,9 @@ impl Explanation {
             let _ = write!(text, "{:>2}. {:<8} {:<44} {cached}", index + 1, phase.kind, phase.reads);
             let _ = if phase.bytes > 0 { write!(text, ", {}", bytes(phase.bytes)) } else { Ok(()) };
             let _ = if phase.stages.is_empty() { writeln!(text) } else { writeln!(text, "\n             {}", phase.stages.join(", ")) };
+            for note in &phase.notes {
+                let _ = writeln!(text, "             - {note}");
+            }
         }
         let _ = writeln!(text, "about {} to read", bytes(self.bytes_to_read));
         text

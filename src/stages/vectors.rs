@@ -84,7 +84,7 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Ga
 }
 
 /// Ranks of values of one type: larger values have larger ranks, equal ones equal ranks, nulls none.
-fn ranks(orders: &[ArrayRef]) -> Result<Vec<Option<u64>>> {
+pub(super) fn ranks(orders: &[ArrayRef]) -> Result<Vec<Option<u64>>> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }

@@ -8,7 +8,7 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
-use trommel::stages::exact_dedup::Normalize;
+use trommel::stages::policy::Normalize;
 use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
 use trommel::stages::semantic_dedup::{OnEqual, Rule};
