@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["error", "limits", "ids", "diagnostic", "random", "declare"],
     &["storage", "telemetry", "engine"],
-    &["text", "embed", "vector", "cluster", "select"],
+    &["text", "sketch", "embed", "vector", "cluster", "select"],
     &["dataset", "state"],
     &["stages"],
     &["config", "plan"],

@@ -1,0 +1,2 @@
+//! Speed of words, shingles and signatures.
+fn main() {}
