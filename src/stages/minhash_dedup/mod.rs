@@ -13,7 +13,7 @@ use crate::diagnostic::Diagnostics;
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::limits::{MAX_BANDS, MAX_PERMUTATIONS, MAX_SHINGLE};
-use crate::sketch::band::Bands;
+use crate::sketch::Bands;
 use crate::text::shingle::{Shingle, Unit};
 use crate::words;
 

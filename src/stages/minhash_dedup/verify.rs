@@ -10,8 +10,7 @@ use super::candidates::Candidates;
 use crate::cluster::{Found, Similarity};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::sketch::jaccard::{jaccard_at_least, to_set};
-use crate::sketch::minhash::agreement;
+use crate::sketch::{agreement, jaccard_at_least, to_set};
 use crate::stages::seam::NamedRows;
 use crate::storage::scratch::Scratch;
 
