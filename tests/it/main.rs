@@ -15,6 +15,7 @@ mod faults;
 mod fixture;
 mod help;
 mod init;
+mod near;
 mod pairs;
 mod row_local;
 mod run;
