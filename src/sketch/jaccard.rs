@@ -9,26 +9,128 @@ pub fn to_set(shingles: &mut Vec<u64>) {
 /// The Jaccard similarity of two sets as [`to_set`] makes them. Of two empty sets it is 0: empty texts never match.
 #[must_use]
 pub fn jaccard(a: &[u64], b: &[u64]) -> f64 {
-    ratio(shared(a, b), a.len() + b.len())
+    let mut merge = Merge { a, b, shared: 0 };
+    while merge.step(usize::MAX) {}
+    ratio(merge.shared, a.len() + b.len())
 }
 
-/// The similarity if it is at least `threshold`, else none; leaves off as soon as that is certain. The same double as [`jaccard`].
+/// The similarity, the same double as that of [`jaccard`], if it is at least `threshold`, else none. Leaves off as soon as that is
+/// certain: at once if the lengths differ too much, and else when too few elements are left.
 #[must_use]
 pub fn jaccard_at_least(a: &[u64], b: &[u64], threshold: f64) -> Option<f64> {
-    Some(jaccard(a, b)).filter(|similarity| *similarity >= threshold)
+    let sum = a.len() + b.len();
+    let needed = least_shared(sum, threshold);
+    let mut merge = Merge { a, b, shared: 0 };
+    loop {
+        if merge.shared + merge.a.len().min(merge.b.len()) < needed {
+            return None;
+        }
+        if !merge.step(STEPS) {
+            break;
+        }
+    }
+    Some(ratio(merge.shared, sum)).filter(|similarity| *similarity >= threshold)
 }
+
+/// Elements that are merged between two looks at what can still be reached.
+const STEPS: usize = 64;
 
 /// Similarity of two sets of `sum` elements together, `shared` of them in both.
 fn ratio(shared: usize, sum: usize) -> f64 {
     if sum == 0 { 0.0 } else { shared as f64 / (sum - shared) as f64 }
 }
 
-fn shared(a: &[u64], b: &[u64]) -> usize {
-    let (mut at, mut other, mut shared) = (0, 0, 0);
-    while let (Some(x), Some(y)) = (a.get(at), b.get(other)) {
-        shared += usize::from(x == y);
-        at += usize::from(x <= y);
-        other += usize::from(y <= x);
+/// A number of shared elements, of sets of `sum` together, below which the similarity is below the threshold.
+fn least_shared(sum: usize, threshold: f64) -> usize {
+    // From s / (sum - s) >= t follows s >= sum t / (1 + t); one less covers the rounding.
+    let exact = sum as f64 * threshold / (1.0 + threshold);
+    (exact.ceil() as usize).saturating_sub(1)
+}
+
+/// Two sets on the way to being merged.
+struct Merge<'a> {
+    a: &'a [u64],
+    b: &'a [u64],
+    shared: usize,
+}
+
+impl Merge<'_> {
+    /// Goes on by at most `steps` elements; whether both sets have more. No branch depends on which element is the less.
+    #[inline]
+    fn step(&mut self, steps: usize) -> bool {
+        let (a, b) = (self.a, self.b);
+        let steps = steps.min(a.len()).min(b.len());
+        let (mut at, mut other, mut shared) = (0, 0, 0);
+        // In so many steps neither set can be left.
+        for _ in 0..steps {
+            let (x, y) = (a[at], b[other]);
+            shared += usize::from(x == y);
+            at += usize::from(x <= y);
+            other += usize::from(y <= x);
+        }
+        self.shared += shared;
+        (self.a, self.b) = (&a[at..], &b[other..]);
+        !self.a.is_empty() && !self.b.is_empty()
     }
-    shared
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sets() -> impl Strategy<Value = (Vec<u64>, Vec<u64>)> {
+        let element = prop_oneof![4 => 0..40_u64, 1 => any::<u64>(), 1 => Just(u64::MAX)];
+        let list = prop::collection::vec(element, 0..200);
+        let near = (list.clone(), list.clone(), 0..200_usize).prop_map(|(a, other, from)| {
+            let mut b = a.clone();
+            b.truncate(from);
+            b.extend(other.iter().take(5));
+            (a, b)
+        });
+        prop_oneof![near, (list.clone(), list)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn equals_the_definition((mut a, mut b) in sets(), threshold in 0.0..1.01_f64) {
+            let (x, y): (BTreeSet<u64>, BTreeSet<u64>) = (a.iter().copied().collect(), b.iter().copied().collect());
+            let union = x.union(&y).count();
+            let wanted = if union == 0 { 0.0 } else { x.intersection(&y).count() as f64 / union as f64 };
+            to_set(&mut a);
+            to_set(&mut b);
+            prop_assert_eq!(&a, &x.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(jaccard(&a, &b), wanted);
+            prop_assert_eq!(jaccard(&b, &a), wanted);
+            prop_assert_eq!(jaccard_at_least(&a, &b, threshold), (wanted >= threshold).then_some(wanted));
+            prop_assert_eq!(jaccard_at_least(&a, &b, wanted), Some(wanted));
+        }
+    }
+
+    #[test]
+    fn every_small_ratio_is_its_own_threshold() {
+        for union in 1..60_u64 {
+            for shared in 0..=union {
+                for split in [0, (union - shared) / 2, union - shared] {
+                    let a: Vec<u64> = (0..shared + split).collect();
+                    let b: Vec<u64> = (0..shared).chain(shared + split..union).collect();
+                    let similarity = shared as f64 / union as f64;
+                    assert_eq!(jaccard_at_least(&a, &b, similarity), Some(similarity));
+                    assert_eq!(jaccard_at_least(&a, &b, similarity + 1e-9), None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn empty_sets_never_match() {
+        assert_eq!(jaccard(&[], &[]), 0.0);
+        assert_eq!(jaccard(&[], &[1]), 0.0);
+        assert_eq!(jaccard_at_least(&[], &[], 0.5), None);
+    }
 }

@@ -58,3 +58,25 @@ impl MersenneTwister {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of NumPy 2.4.
+    #[test]
+    fn known_answers() {
+        let mut draws = MersenneTwister::new(1);
+        let first: Vec<u64> = (0..700).map(|_| draws.between(1, (1 << 61) - 1)).collect();
+        assert_eq!(first[..3], [775169054918279404, 1758426461858698313, 2109959069025162]);
+        assert_eq!(first[697..], [148099857636988008, 796280091327000223, 677210390895582867]);
+        let more: Vec<u64> = (0..3).map(|_| draws.between(0, (1 << 61) - 1)).collect();
+        assert_eq!(more, [246350580069793097, 740534595978667355, 2100550727665467605]);
+        let mut draws = MersenneTwister::new(42);
+        assert_eq!([(); 3].map(|()| draws.between(0, u64::MAX)), [6909045637428952499, 17537583593393853710, 13502904847239337031]);
+        let mut draws = MersenneTwister::new(7);
+        assert_eq!([(); 5].map(|()| draws.between(10, 1_000)), [185, 206, 547, 512, 589]);
+        let mut draws = MersenneTwister::new(5489);
+        assert_eq!([(); 3].map(|()| draws.between(0, 1 << 32)), [3499211612, 581869302, 3890346734]);
+    }
+}

@@ -1,42 +1,64 @@
-//! MinHash signatures: for each of k hash functions the least hash of a set; two sets agree in a value with probability equal to
-//! their Jaccard similarity (Broder 1997).
+//! MinHash signatures: for each of k hash functions the least hash of a set. Two sets agree in a value with probability equal to their
+//! Jaccard similarity J (Broder 1997), so that the share of equal values estimates J with variance J(1-J)/k.
+//!
+//! A shingle's hash is 64 uniform bits, that is two uniform numbers of 32 bits, and function i is `high + a[i] * low` modulo 2^32 with
+//! fixed distinct `a`. Any two functions together are uniform over pairs but for the lowest bits (their difference is `low` times
+//! `a[i] - a[j]`), shingles are independent of each other, and so any two values of a signature are independent: the estimate has
+//! the variance of k independent permutations. One product, one sum and one minimum a function: eight at a time with AVX2.
+//!
+//! Two shingles tie in a function with probability 2^-32: a set of a million shingles adds 2^-12 to the estimate at worst.
 
-use super::band::{Bands, mix};
-use super::mersenne_twister::MersenneTwister;
-use super::murmur::murmur3_x64;
 use crate::random::Random;
 
-/// Signatures of this product.
+/// The functions, and how a signature is made.
 #[derive(Debug, Clone)]
 pub struct MinHash {
+    /// Rounded up to whole lanes.
     multipliers: Vec<u32>,
+    permutations: usize,
 }
 
+/// Values that are computed together: what fits the registers of AVX2 beside the operands.
+const WIDE: usize = 64;
+/// The least number of values that are computed together.
+const LANES: usize = 8;
+/// Shingles that are read by one group of functions after the other while they lie in the nearest cache.
+const CHUNK: usize = 1024;
+
 impl MinHash {
-    /// `permutations` functions drawn from `seed`; those for fewer are the first of those for more.
+    /// `permutations` functions, at most 65,536, drawn from `seed`; those for fewer are the first of those for more.
     #[must_use]
     pub fn new(permutations: usize, seed: u64) -> Self {
         let mut draws = Random::new(seed, "minhash").sequence(b"multipliers");
-        let mut taken = std::collections::HashSet::new();
-        let mut multipliers = Vec::with_capacity(permutations);
-        while multipliers.len() < permutations {
+        let mut taken = vec![false; 1 << 16];
+        let mut multipliers = Vec::new();
+        while multipliers.len() < permutations.min(taken.len()) {
+            // Distinct in their low halves: the difference of two is divisible by no power of 2 above 2^15.
             let multiplier = draws.next_u64() as u32;
-            if taken.insert(multiplier as u16) {
+            if !std::mem::replace(&mut taken[usize::from(multiplier as u16)], true) {
                 multipliers.push(multiplier);
             }
         }
-        Self { multipliers }
+        let permutations = multipliers.len();
+        multipliers.resize(permutations.next_multiple_of(LANES), 0);
+        Self { multipliers, permutations }
     }
 
-    /// Writes the signature of a set of shingle hashes; repeats do not matter. An empty set has none: false, and `out` is left as it is.
+    /// Values of a signature.
+    #[must_use]
+    pub fn permutations(&self) -> usize {
+        self.permutations
+    }
+
+    /// Writes the signature of a set of shingle hashes to the first [`MinHash::permutations`] values of `out`, which must have them;
+    /// repeats do not matter. An empty set has no signature: false, and `out` stays as it is.
     pub fn signature(&self, shingles: &[u64], out: &mut [u32]) -> bool {
         if shingles.is_empty() {
             return false;
         }
-        for (multiplier, least) in self.multipliers.iter().zip(out) {
-            let values = shingles.iter().map(|shingle| (*shingle as u32).wrapping_mul(*multiplier).wrapping_add((shingle >> 32) as u32));
-            *least = values.min().unwrap_or(u32::MAX);
-        }
+        let mut least = vec![u32::MAX; self.multipliers.len()];
+        minima(&self.multipliers, shingles, &mut least);
+        out[..self.permutations].copy_from_slice(&least[..self.permutations]);
         true
     }
 }
@@ -48,57 +70,175 @@ pub fn agreement(a: &[u32], b: &[u32]) -> f64 {
     if a.is_empty() { 0.0 } else { equal as f64 / a.len() as f64 }
 }
 
-/// A family of hash functions, and how its signatures become band keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// That of this product.
-    Trommel {
-        /// Values of the signature; at least those that the bands use.
-        permutations: usize,
-        /// Draws the functions.
-        seed: u64,
-    },
-    /// That of datatrove 0.10 with 64 bits of precision; its seed is 1.
-    Datatrove {
-        /// Values of the signature; the functions depend on their number.
-        permutations: usize,
-        /// Seed of NumPy's generator.
-        seed: u32,
-    },
-    /// That of data-prep-kit; its seed is 42.
-    DataPrepKit {
-        /// Values of the signature.
-        permutations: usize,
-        /// Seed of NumPy's generator.
-        seed: u32,
-    },
+/// Lowers `least` to the values of the functions.
+fn minima(multipliers: &[u32], shingles: &[u64], least: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        struct Minima<'a>(&'a [u32], &'a [u64], &'a mut [u32]);
+        impl pulp::NullaryFnOnce for Minima<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn call(self) {
+                portable_minima(self.0, self.1, self.2);
+            }
+        }
+        return simd.vectorize(Minima(multipliers, shingles, least));
+    }
+    portable_minima(multipliers, shingles, least);
 }
 
-impl Family {
-    /// Makes the functions.
-    #[must_use]
-    pub fn sketcher(self, bands: Bands) -> Sketcher {
-        todo!("{bands:?}")
+/// The loops, compiled for what the machine has: the values are the same.
+#[inline(always)]
+fn portable_minima(multipliers: &[u32], shingles: &[u64], least: &mut [u32]) {
+    for shingles in shingles.chunks(CHUNK) {
+        let (wide, rest) = multipliers.as_chunks::<WIDE>();
+        let (wide_least, rest_least) = least.as_chunks_mut::<WIDE>();
+        wide.iter().zip(wide_least).for_each(|(multipliers, least)| fold(multipliers, shingles, least));
+        let (rest, _) = rest.as_chunks::<LANES>();
+        let (rest_least, _) = rest_least.as_chunks_mut::<LANES>();
+        rest.iter().zip(rest_least).for_each(|(multipliers, least)| fold(multipliers, shingles, least));
     }
 }
 
-/// Makes signatures and band keys; holds the functions, and space that is used again for each row.
-#[derive(Debug, Clone)]
-pub struct Sketcher {
-    bands: Bands,
-    signature: Vec<u32>,
+#[inline(always)]
+fn fold<const N: usize>(multipliers: &[u32; N], shingles: &[u64], least: &mut [u32; N]) {
+    let mut values = *least;
+    for shingle in shingles {
+        let (low, high) = (*shingle as u32, (*shingle >> 32) as u32);
+        for lane in 0..N {
+            values[lane] = values[lane].min(low.wrapping_mul(multipliers[lane]).wrapping_add(high));
+        }
+    }
+    *least = values;
 }
 
-impl Sketcher {
-    /// One key for each band in band order, `keys` being cleared first; none and false for a text without shingles, which never matches.
-    pub fn keys(&mut self, shingles: &[u64], keys: &mut Vec<u64>) -> bool {
-        keys.clear();
-        todo!("{shingles:?}")
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::random::Sequence;
+    use crate::sketch::{Bands, Family, jaccard, to_set};
+
+    /// The definition.
+    fn plain(minhash: &MinHash, shingles: &[u64]) -> Vec<u32> {
+        let value = |multiplier: u32, shingle: u64| ((shingle >> 32) + u64::from(multiplier) * (shingle % (1 << 32))) % (1 << 32);
+        let multipliers = &minhash.multipliers[..minhash.permutations];
+        multipliers.iter().map(|multiplier| shingles.iter().map(|shingle| value(*multiplier, *shingle)).min().unwrap() as u32).collect()
     }
 
-    /// The signature behind the keys that were made last; of 64-bit values the low half, which is as good for [`agreement`].
-    #[must_use]
-    pub fn signature(&self) -> &[u32] {
-        &self.signature
+    proptest! {
+        #[test]
+        fn equals_the_definition_with_and_without_wide_registers(shingles in prop::collection::vec(any::<u64>(), 1..60), permutations in 0..300_usize) {
+            let minhash = MinHash::new(permutations, 7);
+            let wanted = plain(&minhash, &shingles);
+            let mut out = vec![5; permutations];
+            prop_assert!(minhash.signature(&shingles, &mut out));
+            prop_assert_eq!(&out, &wanted);
+            let mut least = vec![u32::MAX; minhash.multipliers.len()];
+            portable_minima(&minhash.multipliers, &shingles, &mut least);
+            prop_assert_eq!(&least[..permutations], &wanted[..]);
+        }
+
+        #[test]
+        fn order_and_repeats_do_not_matter(mut shingles in prop::collection::vec(0..50_u64, 1..60)) {
+            let minhash = MinHash::new(64, 7);
+            let (mut a, mut b) = ([0; 64], [0; 64]);
+            minhash.signature(&shingles, &mut a);
+            to_set(&mut shingles);
+            shingles.reverse();
+            minhash.signature(&shingles, &mut b);
+            prop_assert_eq!(a, b);
+        }
+    }
+
+    #[test]
+    fn many_shingles_are_read_in_chunks() {
+        let minhash = MinHash::new(112, 1);
+        let mut draws = Random::new(3, "test").sequence(b"chunks");
+        let shingles: Vec<u64> = (0..3 * CHUNK + 5).map(|_| draws.next_u64()).collect();
+        let mut out = [0; 112];
+        minhash.signature(&shingles, &mut out);
+        assert_eq!(out.to_vec(), plain(&minhash, &shingles));
+    }
+
+    #[test]
+    fn an_empty_set_has_no_signature() {
+        let mut out = [7; 8];
+        assert!(!MinHash::new(8, 1).signature(&[], &mut out));
+        assert_eq!(out, [7; 8]);
+    }
+
+    #[test]
+    fn fewer_functions_are_the_first_of_more() {
+        let (few, many, other) = (MinHash::new(16, 1), MinHash::new(256, 1), MinHash::new(16, 2));
+        assert_eq!(few.multipliers[..16], many.multipliers[..16]);
+        assert_ne!(few.multipliers[..16], other.multipliers[..16]);
+    }
+
+    /// These values stand in artefacts.
+    #[test]
+    fn values_never_change() {
+        let mut out = [0; 4];
+        MinHash::new(4, 1).signature(&[0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210], &mut out);
+        assert_eq!(out, [3_437_516_648, 1_577_504_625, 609_864_696, 3_148_746_216]);
+    }
+
+    #[test]
+    fn agreement_is_the_share_of_equal_values() {
+        assert_eq!(agreement(&[1, 2, 3, 4], &[1, 0, 3, 4]), 0.75);
+        assert_eq!(agreement(&[], &[]), 0.0);
+    }
+
+    /// Two sets of `union` shingles together, `shared` of them in both, the rest in turns.
+    fn pair(draws: &mut Sequence, union: usize, shared: usize) -> (Vec<u64>, Vec<u64>) {
+        let all: Vec<u64> = (0..union).map(|_| draws.next_u64()).collect();
+        let (both, rest) = all.split_at(shared);
+        let half = rest.len() / 2;
+        let side = |own: &[u64]| {
+            let mut set = [both, own].concat();
+            to_set(&mut set);
+            set
+        };
+        (side(&rest[..half]), side(&rest[half..]))
+    }
+
+    /// Sets of 20 shingles together and of 400: the estimate has a bias below .004 and the error of 112 independent permutations, and
+    /// bands of 8 follow their curve. Of 4,000 pairs the mean has a standard deviation of at most .0008, the root mean square error one
+    /// of 1.2 %, and a share one of .008.
+    #[test]
+    fn estimates_have_the_error_of_independent_permutations_and_bands_follow_their_curve() {
+        const PAIRS: usize = 4_000;
+        let bands = Bands { bands: 14, rows: 8 };
+        let mut sketcher = Family::Trommel { permutations: 112, seed: 1 }.sketcher(bands);
+        for union in [20, 400] {
+            for similarity in [0.5, 0.7, 0.8, 0.9] {
+                let mut draws = Random::new(1, "test").sequence(format!("{union} {similarity}").as_bytes());
+                let shared = (union as f64 * similarity) as usize;
+                let (mut sum, mut squares, mut candidates) = (0.0, 0.0, 0);
+                let (mut keys, mut other_keys) = (Vec::new(), Vec::new());
+                for _ in 0..PAIRS {
+                    let (a, b) = pair(&mut draws, union, shared);
+                    assert!((jaccard(&a, &b) - similarity).abs() < 1e-12);
+                    sketcher.keys(&a, &mut keys);
+                    let signature = sketcher.signature().to_vec();
+                    sketcher.keys(&b, &mut other_keys);
+                    let error = agreement(&signature, sketcher.signature()) - similarity;
+                    sum += error;
+                    squares += error * error;
+                    candidates += usize::from(keys.iter().zip(&other_keys).any(|(a, b)| a == b));
+                }
+                let count = PAIRS as f64;
+                let (bias, error) = (sum / count, (squares / count).sqrt());
+                let ideal = (similarity * (1.0 - similarity) / 112.0).sqrt();
+                let (share, wanted) = (candidates as f64 / count, bands.probability(similarity));
+                println!("{union} {similarity}: bias {bias:+.4}, error {error:.4} of {ideal:.4}, candidates {share:.3} of {wanted:.3}");
+                assert!(bias.abs() < 0.004, "{union} {similarity}: bias {bias}");
+                assert!(error < ideal * 1.04, "{union} {similarity}: error {error}, ideal {ideal}");
+                let deviation = (wanted * (1.0 - wanted) / count).sqrt();
+                assert!((share - wanted).abs() < 4.0 * deviation + 1e-3, "{union} {similarity}: {share} of pairs, {wanted} expected");
+            }
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Sketches of sets of shingle hashes: MinHash signatures, the bands of locality-sensitive hashing, exact Jaccard similarity.
 
 mod band;
-pub mod jaccard;
+mod family;
+mod jaccard;
 mod mersenne_twister;
-pub mod minhash;
+mod minhash;
 mod murmur;
 
 pub use band::Bands;
+pub use family::{DataPrepKitMinHash, DatatroveMinHash, Family, Sketcher};
 pub use jaccard::{jaccard, jaccard_at_least, to_set};
-pub use minhash::{Family, MinHash, Sketcher, agreement};
+pub use minhash::{MinHash, agreement};

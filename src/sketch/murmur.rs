@@ -37,3 +37,25 @@ fn finish(mut k: u64) -> u64 {
     k = k.wrapping_mul(0xC4CE_B9FE_1A85_EC53);
     k ^ (k >> 33)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of mmh3 5 for Python.
+    #[test]
+    fn known_answers() {
+        let cases = [
+            ("", 0, 0x0000000000000000_u64),
+            ("a", 0, 0x85555565F6597889_u64),
+            ("hello", 0, 0xCBD8A7B341BD9B02_u64),
+            ("hello, world", 42, 0xB91864D797CAA956_u64),
+            ("The quick brown fox", 7, 0x85985B5142F02CC8_u64),
+            ("ünïcode", 1, 0xE5CA87542D349BF0_u64),
+            ("a text of more than thirty-two bytes, two blocks", 42, 0x4F5F8E6FAD3AB3AC_u64),
+        ];
+        for (text, seed, wanted) in cases {
+            assert_eq!(murmur3_x64(text.as_bytes(), seed), wanted, "{text}");
+        }
+    }
+}

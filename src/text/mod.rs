@@ -1,8 +1,11 @@
 //! Texts: normalisation, words, shingles.
 
 mod english;
+mod hash;
 mod murmur;
 pub mod normalise;
+#[cfg(test)]
+mod oracle;
 pub mod shingle;
-pub mod simplify;
+mod simplify;
 pub mod words;

@@ -16,3 +16,24 @@ pub(super) fn murmur3_x86(bytes: &[u8], seed: u32) -> u32 {
     hash = (hash ^ (hash >> 13)).wrapping_mul(0xC2B2_AE35);
     hash ^ (hash >> 16)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of mmh3 5 for Python.
+    #[test]
+    fn known_answers() {
+        let cases = [
+            ("", 0, 0x00000000_u32),
+            ("a", 0, 0x3C2569B2_u32),
+            ("hello", 0, 0x248BFA47_u32),
+            ("hello, world", 42, 0x7EC7C6C2_u32),
+            ("The quick brown fox", 7, 0x5EE2283F_u32),
+            ("ünïcode", 1, 0x9CA7A476_u32),
+        ];
+        for (text, seed, wanted) in cases {
+            assert_eq!(murmur3_x86(text.as_bytes(), seed), wanted, "{text}");
+        }
+    }
+}

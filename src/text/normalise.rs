@@ -46,8 +46,8 @@ pub fn normalise<'a>(steps: &[Step], text: &'a str, buffers: &'a mut Buffers) ->
         let source = if written { front.as_str() } else { text };
         back.clear();
         match step {
-            Step::Nfc => compose(source, back, |part| is_nfc_quick(part.chars()), |part, out| out.extend(part.nfc())),
-            Step::Nfkc => compose(source, back, |part| is_nfkc_quick(part.chars()), |part, out| out.extend(part.nfkc())),
+            Step::Nfc => compose(source, back, is_nfc, |part, out| out.extend(part.nfc())),
+            Step::Nfkc => compose(source, back, is_nfkc, |part, out| out.extend(part.nfkc())),
             Step::Lowercase => lowercase(source, back),
             Step::CollapseWhitespace => collapse(source, back),
             Step::StripPunctuation => strip(source, back),
@@ -70,7 +70,7 @@ pub fn normalise<'a>(steps: &[Step], text: &'a str, buffers: &'a mut Buffers) ->
 const WIDE: usize = 32;
 
 /// Length of the ASCII run at the start.
-fn ascii_length(bytes: &[u8]) -> usize {
+pub(super) fn ascii_length(bytes: &[u8]) -> usize {
     let wide = bytes.chunks_exact(WIDE).take_while(|part| part.is_ascii()).count() * WIDE;
     wide + bytes[wide..].iter().take_while(|byte| byte.is_ascii()).count()
 }
@@ -86,20 +86,37 @@ fn cut(text: &str) -> (&str, &str, &str) {
 /// Brings runs of other characters, each with the ASCII character before it, into a composed form. That is enough: an ASCII
 /// character is a starter that never composes with what stands before it, so that the form has a boundary there, and between two of
 /// them nothing changes.
-fn compose(text: &str, out: &mut String, quick: fn(&str) -> IsNormalized, full: fn(&str, &mut String)) {
+fn compose(text: &str, out: &mut String, quick: fn(&str) -> bool, full: fn(&str, &mut String)) {
     let mut rest = text;
     while !rest.is_empty() {
         let (ascii, other, after) = cut(rest);
         let base = ascii.len().saturating_sub(1);
         out.push_str(&ascii[..base]);
         let part = &rest[base..ascii.len() + other.len()];
-        if quick(part) == IsNormalized::Yes {
+        if quick(part) {
             out.push_str(part);
         } else {
             full(part, out);
         }
         rest = after;
     }
+}
+
+fn is_nfc(text: &str) -> bool {
+    text.chars().all(is_inert) || is_nfc_quick(text.chars()) == IsNormalized::Yes
+}
+
+fn is_nfkc(text: &str) -> bool {
+    is_nfkc_quick(text.chars()) == IsNormalized::Yes
+}
+
+/// Characters of common scripts that form NFC leaves alone next to each other: starters, allowed there, as its quick check says of
+/// them after a look into two tables.
+fn is_inert(character: char) -> bool {
+    matches!(character,
+        '\0'..='\u{2FF}' | '\u{388}'..='\u{482}' | '\u{48A}'..='\u{590}' | '\u{620}'..='\u{64A}' | '\u{2002}'..='\u{20CF}'
+        | '\u{2190}'..='\u{2328}' | '\u{232B}'..='\u{2ADB}' | '\u{3000}'..='\u{3029}' | '\u{3030}'..='\u{3098}'
+        | '\u{309B}'..='\u{A66E}' | '\u{AC00}'..='\u{D7A3}' | '\u{FF00}'..='\u{FFEF}')
 }
 
 fn lowercase(text: &str, out: &mut String) {
@@ -114,7 +131,16 @@ fn lowercase(text: &str, out: &mut String) {
         let start = out.len();
         out.push_str(ascii);
         out[start..].make_ascii_lowercase();
-        out.extend(other.chars().flat_map(char::to_lowercase));
+        for character in other.chars() {
+            match character {
+                // Common ranges, to look nothing up.
+                'а'..='џ' | '\u{3000}'..='\u{A63F}' | '\u{AC00}'..='\u{D7A3}' | 'ß'..='ÿ' | '\u{2010}'..='\u{2027}' => {
+                    out.push(character)
+                }
+                'А'..='Я' => out.push(char::from_u32(u32::from(character) + 0x20).unwrap_or(character)),
+                _ => out.extend(character.to_lowercase()),
+            }
+        }
         rest = after;
     }
 }
@@ -368,6 +394,13 @@ mod tests {
                 let text = format!("a{character}b");
                 assert_eq!(normalise(&[step], &text, &mut buffers), plain(&[step], &text), "{step:?} {character:?}");
             }
+        }
+    }
+
+    #[test]
+    fn inert_characters_are_left_alone() {
+        for character in ('\0'..=char::MAX).filter(|character| is_inert(*character)) {
+            assert_eq!(is_nfc_quick([character, character].into_iter()), IsNormalized::Yes, "{character:?}");
         }
     }
 

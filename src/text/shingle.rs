@@ -1,12 +1,21 @@
-//! Shingles: runs of n consecutive units of a text, hashed (Broder 1997).
+//! Shingles: all runs of n consecutive units of a text, each as a hash (Broder 1997).
+//!
+//! The usual normalisations of Unicode form, lower case and white space are not written out: words are found in the text as it
+//! stands, ASCII is brought into lower case in registers on its way into the hash, and only islands of other characters are normalised.
 
+use twox_hash::XxHash64;
+
+use super::english::English;
+use super::hash;
+use super::murmur::murmur3_x86;
 use super::normalise::{Buffers, Step, normalise};
-use super::words::words;
+use super::simplify::{Peer, Simplifier};
+use super::words::{Found, island_words, scan, words};
 
 /// What a shingle is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unit {
-    /// Words as [`words`] cuts them.
+    /// Words as [`words`] cuts them: single characters in scripts without spaces.
     Words,
     /// Unicode scalar values, white space included.
     Chars,
@@ -23,12 +32,12 @@ pub struct Shingle {
     pub size: usize,
 }
 
-/// How a shingle becomes a number. The values are part of artefacts: fixed for ever, on every platform.
+/// How a shingle becomes a number. The values are part of artefacts: fixed for ever, equal on every platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ShingleHash {
-    /// A hash of each unit, then one of their sequence.
+    /// A hash of each unit, then one of their sequence; 64 bits.
     Trommel,
-    /// XXH64, seed 0, of the words joined by one space (of the text of the shingle, for characters and bytes).
+    /// XXH64, seed 0, of the words joined by one space; for characters and bytes, of what the shingle covers.
     XxHash64,
     /// MurmurHash3_x86_32, seed 0, of the same bytes.
     Murmur32,
@@ -37,38 +46,333 @@ pub enum ShingleHash {
 /// Makes the shingles of texts; holds space that is used again for each row.
 #[derive(Debug)]
 pub struct Shingler {
-    steps: Vec<Step>,
+    source: Source,
     shingle: Shingle,
     hash: ShingleHash,
-    buffers: Buffers,
+    /// Hashes of the units of a text.
+    units: Vec<u64>,
+    /// The units of a text, words with a space between them, and where each starts and ends.
+    joined: Vec<u8>,
+    spans: Vec<(usize, usize)>,
+}
+
+/// Where units come from.
+#[derive(Debug)]
+enum Source {
+    Steps { steps: Vec<Step>, buffers: Buffers, island: String },
+    Datatrove { simplifier: Simplifier, english: English },
+    DataPrepKit { simplifier: Simplifier },
 }
 
 impl Shingler {
     /// Shingles of the text after `steps`.
     #[must_use]
     pub fn new(steps: &[Step], shingle: Shingle, hash: ShingleHash) -> Self {
-        Self { steps: steps.to_vec(), shingle, hash, buffers: Buffers::default() }
+        Self::of(Source::Steps { steps: steps.to_vec(), buffers: Buffers::default(), island: String::new() }, shingle, hash)
     }
 
-    /// The shingles of datatrove 0.10: `simplify_text`, its English tokens, XXH64. A text of fewer than `size` tokens has none.
+    /// The shingles of datatrove 0.10: `size` tokens of spaCy's blank English after `simplify_text`, hashed by XXH64. A text of fewer
+    /// tokens has none.
     #[must_use]
     pub fn datatrove(size: usize) -> Self {
-        todo!("{size}")
+        let source = Source::Datatrove { simplifier: Simplifier::default(), english: English::new() };
+        Self::of(source, Shingle { unit: Unit::Words, size }, ShingleHash::XxHash64)
     }
 
-    /// The shingles of data-prep-kit's `fdedup`: its simplification, tokens between white space, MurmurHash3. A text of fewer than
-    /// `size` tokens has one; one of none has none, other than there, where it has that of the empty string.
+    /// The shingles of data-prep-kit's `fdedup`: `size` words between white space after its simplification, hashed by MurmurHash3.
+    /// A text of fewer words has one; a text of none has none here, where that tool gives it the hash of the empty string.
     #[must_use]
     pub fn data_prep_kit(size: usize) -> Self {
-        todo!("{size}")
+        let source = Source::DataPrepKit { simplifier: Simplifier::default() };
+        Self::of(source, Shingle { unit: Unit::Words, size }, ShingleHash::Murmur32)
+    }
+
+    fn of(source: Source, shingle: Shingle, hash: ShingleHash) -> Self {
+        let shingle = Shingle { size: shingle.size.max(1), ..shingle };
+        Self { source, shingle, hash, units: Vec::new(), joined: Vec::new(), spans: Vec::new() }
     }
 
     /// The hashes of the shingles of `text` after normalisation, in text order, repeats included. A text with fewer units than a
-    /// shingle gives one shingle of all it has; a text without units gives none. `out` is cleared first.
+    /// shingle gives one shingle of all it has (datatrove's: none); a text without units gives none. `out` is cleared first.
     pub fn shingles(&mut self, text: &str, out: &mut Vec<u64>) {
         out.clear();
-        let text = normalise(&self.steps, text, &mut self.buffers);
-        let _ = (text, self.shingle, self.hash);
-        words(text, |_| ());
+        match self.hash {
+            ShingleHash::Trommel => {
+                self.hash_units(text);
+                hash::sequences(&self.units, self.shingle.size, out);
+            }
+            ShingleHash::XxHash64 => self.hash_joined(text, out, |bytes| XxHash64::oneshot(0, bytes)),
+            ShingleHash::Murmur32 => self.hash_joined(text, out, |bytes| u64::from(murmur3_x86(bytes, 0))),
+        }
+    }
+
+    fn hash_units(&mut self, text: &str) {
+        let units = &mut self.units;
+        units.clear();
+        if let (Source::Steps { steps, buffers, island }, Unit::Words) = (&mut self.source, self.shingle.unit)
+            && !steps.contains(&Step::StripPunctuation)
+        {
+            let collapse = steps.contains(&Step::CollapseWhitespace);
+            if steps.contains(&Step::Lowercase) {
+                scan(text, &mut Fused::<true> { text, steps, collapse, buffers, island, units });
+            } else {
+                scan(text, &mut Fused::<false> { text, steps, collapse, buffers, island, units });
+            }
+            return;
+        }
+        match (&mut self.source, self.shingle.unit) {
+            (Source::Steps { steps, buffers, .. }, Unit::Chars) => {
+                units.extend(normalise(steps, text, buffers).chars().map(hash::character));
+            }
+            (Source::Steps { steps, buffers, .. }, Unit::Bytes) => {
+                units.extend(normalise(steps, text, buffers).bytes().map(hash::byte));
+            }
+            (source, unit) => source.each(unit, text, |unit| units.push(hash::unit(unit))),
+        }
+    }
+
+    /// Hashes of what the shingles cover.
+    fn hash_joined(&mut self, text: &str, out: &mut Vec<u64>, hash: impl Fn(&[u8]) -> u64) {
+        let Self { joined, spans, .. } = self;
+        joined.clear();
+        spans.clear();
+        let separate = self.shingle.unit == Unit::Words;
+        self.source.each(self.shingle.unit, text, |unit| {
+            if separate && !joined.is_empty() {
+                joined.push(b' ');
+            }
+            let start = joined.len();
+            joined.extend_from_slice(unit);
+            spans.push((start, joined.len()));
+        });
+        let size = if matches!(self.source, Source::Datatrove { .. }) { self.shingle.size } else { self.shingle.size.min(spans.len()) };
+        if size > 0 {
+            out.extend(spans.windows(size).map(|shingle| hash(&joined[shingle[0].0..shingle[size - 1].1])));
+        }
+    }
+}
+
+impl Source {
+    /// Calls `each` with the units of a text, in order.
+    fn each(&mut self, unit: Unit, text: &str, mut each: impl FnMut(&[u8])) {
+        match self {
+            Self::Steps { steps, buffers, .. } => {
+                let text = normalise(steps, text, buffers);
+                match unit {
+                    Unit::Words => words(text, |word| each(word.as_bytes())),
+                    Unit::Chars => text.chars().for_each(|character| each(character.encode_utf8(&mut [0; 4]).as_bytes())),
+                    Unit::Bytes => text.as_bytes().chunks(1).for_each(each),
+                }
+            }
+            Self::Datatrove { simplifier, english } => {
+                english.tokens(simplifier.simplify(Peer::Datatrove, text), |token| each(token.as_bytes()));
+            }
+            Self::DataPrepKit { simplifier } => {
+                let text = simplifier.simplify(Peer::DataPrepKit, text);
+                text.split(' ').filter(|word| !word.is_empty()).for_each(|word| each(word.as_bytes()));
+            }
+        }
+    }
+}
+
+/// Hashes words while they are found. The steps, of which [`Step::StripPunctuation`] is none, leave ASCII as it is but for its case
+/// and for how much white space stands where there is some, which moves no edge of a word.
+struct Fused<'a, const LOWER: bool> {
+    text: &'a str,
+    steps: &'a [Step],
+    collapse: bool,
+    buffers: &'a mut Buffers,
+    island: &'a mut String,
+    units: &'a mut Vec<u64>,
+}
+
+impl<const LOWER: bool> Found for Fused<'_, LOWER> {
+    fn ascii(&mut self, start: usize, end: usize) {
+        self.units.push(hash::ascii_unit::<LOWER>(self.text.as_bytes(), start, end));
+    }
+
+    fn island(&mut self, start: usize, end: usize) {
+        let island = &self.text[start..end];
+        let mut normal = normalise(self.steps, island, self.buffers);
+        if self.collapse && start > 0 && island.starts_with(char::is_whitespace) {
+            // Not the start of the text: white space becomes a space there, and a mark after it joins it.
+            self.island.clear();
+            self.island.push(' ');
+            self.island.push_str(normal);
+            normal = self.island;
+        }
+        island_words(normal, &mut |word| self.units.push(hash::unit(word.as_bytes())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::text::oracle::{awkward, plain_normal, plain_sequences, plain_unit, plain_words};
+
+    const DEFAULT: [Step; 3] = [Step::Nfc, Step::Lowercase, Step::CollapseWhitespace];
+
+    fn shingles(shingler: &mut Shingler, text: &str) -> Vec<u64> {
+        let mut out = vec![7; 3];
+        shingler.shingles(text, &mut out);
+        out
+    }
+
+    /// Normalisation, then the units, each as text.
+    fn plain_units(steps: &[Step], unit: Unit, text: &str) -> Vec<Vec<u8>> {
+        let text = plain_normal(steps, text);
+        match unit {
+            Unit::Words => plain_words(&text).into_iter().map(|word| word.as_bytes().to_vec()).collect(),
+            Unit::Chars => text.chars().map(|character| character.to_string().into_bytes()).collect(),
+            Unit::Bytes => text.bytes().map(|byte| vec![byte]).collect(),
+        }
+    }
+
+    /// The definition.
+    fn plain(steps: &[Step], shingle: Shingle, hash: ShingleHash, text: &str) -> Vec<u64> {
+        let units = plain_units(steps, shingle.unit, text);
+        if hash == ShingleHash::Trommel {
+            let units: Vec<u64> = units.iter().map(|unit| plain_unit(unit)).collect();
+            return plain_sequences(&units, shingle.size);
+        }
+        let between: &[u8] = if shingle.unit == Unit::Words { b" " } else { b"" };
+        let size = shingle.size.min(units.len()).max(1);
+        let covered = units.windows(size).map(|run| run.join(between));
+        covered
+            .map(|bytes| if hash == ShingleHash::XxHash64 { XxHash64::oneshot(0, &bytes) } else { murmur3_x86(&bytes, 0).into() })
+            .collect()
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let all = vec![Step::Nfc, Step::Nfkc, Step::Lowercase, Step::CollapseWhitespace, Step::StripPunctuation];
+        prop_oneof![2 => Just(DEFAULT.to_vec()), 3 => prop::collection::vec(prop::sample::select(all), 0..5)]
+    }
+
+    fn shapes() -> impl Strategy<Value = (Shingle, ShingleHash)> {
+        let unit = prop_oneof![4 => Just(Unit::Words), 1 => Just(Unit::Chars), 1 => Just(Unit::Bytes)];
+        let hash = prop_oneof![4 => Just(ShingleHash::Trommel), 1 => Just(ShingleHash::XxHash64), 1 => Just(ShingleHash::Murmur32)];
+        (unit, 1..7_usize, hash).prop_map(|(unit, size, hash)| (Shingle { unit, size }, hash))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+
+        #[test]
+        fn equals_the_definition_on_awkward_texts(steps in steps(), (shingle, hash) in shapes(), a in awkward(), b in awkward()) {
+            let mut shingler = Shingler::new(&steps, shingle, hash);
+            prop_assert_eq!(shingles(&mut shingler, &a), plain(&steps, shingle, hash, &a), "{:?}", a);
+            prop_assert_eq!(shingles(&mut shingler, &b), plain(&steps, shingle, hash, &b), "{:?}", b);
+        }
+
+        #[test]
+        fn equals_the_definition_on_any_text(steps in steps(), (shingle, hash) in shapes(), text in any::<String>(), ascii in "[ -~\t\n]{0,200}") {
+            let mut shingler = Shingler::new(&steps, shingle, hash);
+            prop_assert_eq!(shingles(&mut shingler, &text), plain(&steps, shingle, hash, &text));
+            prop_assert_eq!(shingles(&mut shingler, &ascii), plain(&steps, shingle, hash, &ascii));
+        }
+    }
+
+    #[test]
+    fn every_character_alone_and_amid_others() {
+        let shingle = Shingle { unit: Unit::Words, size: 2 };
+        let mut shingler = Shingler::new(&DEFAULT, shingle, ShingleHash::Trommel);
+        for character in '\0'..=char::MAX {
+            let text = format!("{character}a Σ{character}B\n {character}{character} 1{character}2 {character}");
+            assert_eq!(shingles(&mut shingler, &text), plain(&DEFAULT, shingle, ShingleHash::Trommel, &text), "{character:?}");
+        }
+    }
+
+    /// What the peers merge, lose or crash on.
+    #[test]
+    fn short_and_odd_documents() {
+        let long = "word ".repeat(200_000);
+        // Text, shingles of five words, shingles that are the same as those of "one two three".
+        let cases: &[(&str, usize, bool)] = &[
+            ("", 0, false),
+            (" \t\r\n\u{a0}\u{3000}\u{2028}", 0, false),
+            ("!?.,;:-_()[] … — “” ¿¡ ___", 0, false),
+            ("\0\u{7f}\u{200b}\u{feff}", 0, false),
+            ("☺ 👩\u{200d}👧 🇩🇪", 0, false),
+            ("one", 1, false),
+            ("one two three", 1, true),
+            ("  One,\nTWO — three!  ", 1, true),
+            ("one two three four", 1, false),
+            ("one two three four five", 1, false),
+            ("one two three four five six", 2, false),
+            ("one two three one two three one two three", 5, false),
+            ("1️⃣", 1, false),
+            ("我喜欢", 1, false),
+            ("我喜欢看书", 1, false),
+            ("我喜欢看书。", 1, false),
+            ("我喜欢看书和听音乐", 5, false),
+            ("東京タワーへ行った", 5, false),
+            ("ภาษาไทยง่าย", 6, false),
+            ("안녕 하세요", 1, false),
+            (&long, 199_996, false),
+        ];
+        let three = plain_sequences(&["one", "two", "three"].map(|word| plain_unit(word.as_bytes())), 5);
+        for (text, count, same) in cases {
+            let found = shingles(&mut Shingler::new(&DEFAULT, Shingle { unit: Unit::Words, size: 5 }, ShingleHash::Trommel), text);
+            let start: String = text.chars().take(30).collect();
+            assert_eq!((found.len(), found == three), (*count, *same), "{start:?}");
+        }
+        let mut cyclic = shingles(&mut Shingler::new(&DEFAULT, Shingle { unit: Unit::Words, size: 5 }, ShingleHash::Trommel), cases[11].0);
+        cyclic.sort_unstable();
+        cyclic.dedup();
+        assert_eq!(cyclic.len(), 3);
+    }
+
+    #[test]
+    fn short_documents_of_other_units_and_of_the_peers() {
+        let count = |shingler: &mut Shingler, text: &str| shingles(shingler, text).len();
+        let new = |unit, size| Shingler::new(&DEFAULT, Shingle { unit, size }, ShingleHash::Trommel);
+        for (unit, text, wanted) in [
+            (Unit::Chars, "", 0),
+            (Unit::Chars, "  ", 0),
+            (Unit::Chars, "!", 1),
+            (Unit::Chars, "été!", 1),
+            (Unit::Chars, "été!?", 2),
+            (Unit::Bytes, "", 0),
+            (Unit::Bytes, "é", 1),
+            (Unit::Bytes, "été", 2),
+            (Unit::Words, "a b c d", 1),
+        ] {
+            assert_eq!(count(&mut new(unit, 4), text), wanted, "{unit:?} {text}");
+        }
+        assert_eq!(shingles(&mut new(Unit::Words, 0), "a b"), shingles(&mut new(Unit::Words, 1), "a b"));
+        for (text, datatrove, data_prep_kit) in [
+            ("", 0, 0),
+            (" \n", 0, 0),
+            ("!?", 0, 0),
+            ("one", 0, 1),
+            ("one two three four", 0, 1),
+            ("one two three four five", 1, 1),
+            ("one two three can't go", 2, 2),
+            ("a b c d e f", 2, 2),
+            ("我喜欢看书和听音乐", 0, 1),
+            ("\u{301}", 0, 0),
+        ] {
+            let found = (count(&mut Shingler::datatrove(5), text), count(&mut Shingler::data_prep_kit(5), text));
+            assert_eq!(found, (datatrove, data_prep_kit), "{text}");
+        }
+    }
+
+    /// These values stand in artefacts.
+    #[test]
+    fn values_never_change() {
+        let text = "The quick brown fox — naïve — 我们";
+        let of = |unit, size| shingles(&mut Shingler::new(&DEFAULT, Shingle { unit, size }, ShingleHash::Trommel), text);
+        assert_eq!(of(Unit::Words, 5), [15_529_952_071_742_042_566, 10_379_710_976_971_348_388, 13_244_910_386_954_227_965]);
+        assert_eq!(of(Unit::Chars, 30), [11_193_130_158_979_948_731, 11_873_424_314_398_826_026, 3_220_635_755_947_498_201]);
+        assert_eq!(of(Unit::Bytes, 40), [4_687_051_368_195_834_181, 96_474_208_384_166_988]);
+    }
+
+    #[test]
+    fn datatrove_golden() {
+        let text = "The quick brown fox jumps over the lazy dog. It was 42 degrees on Monday, wasn't it?";
+        let found = shingles(&mut Shingler::datatrove(5), text);
+        assert_eq!((found.len(), found[0]), (14, 7_797_000_677_988_824_208));
     }
 }

@@ -20,6 +20,7 @@ mod pairs;
 mod row_local;
 mod run;
 mod semantic_rules;
+mod sketches;
 mod validate;
 mod vectors;
 mod why;
