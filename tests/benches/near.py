@@ -100,8 +100,9 @@ def components(count, pairs):
 class Outcome(NamedTuple):
     """What a run of one `minhash_dedup` stage left, by row number over all shards in order of their paths."""
 
-    kept: np.ndarray  # representative of a dropped row, -1 for a kept one
-    score: np.ndarray  # NaN for a kept row
+    gone: np.ndarray  # whether a row was dropped
+    kept: np.ndarray  # representative of a dropped row; -1 for a kept one, and for one that `components` dropped at the end of a chain
+    score: np.ndarray  # similarity of a dropped row and its representative, or the survivor of its component; NaN where not told
     bands: np.ndarray  # shared bands of a dropped row and its representative, 0 where not told
     section: dict  # the stage's section of the manifest
     usage: tuple  # seconds, cpu, peak
@@ -111,7 +112,7 @@ class Outcome(NamedTuple):
     @property
     def dropped(self):
         """Numbers of the dropped rows."""
-        return np.flatnonzero(self.kept >= 0)
+        return np.flatnonzero(self.gone)
 
 
 def common_options(parser):
@@ -169,7 +170,7 @@ def read_outcome(out, work, pattern, used):
     for path in paths:
         base[Path(path).name] = place
         place += pq.read_metadata(path).num_rows
-    kept, score, bands = np.full(place, -1, np.int64), np.full(place, np.nan), np.zeros(place, np.int64)
+    gone, kept, score, bands = np.zeros(place, bool), np.full(place, -1, np.int64), np.full(place, np.nan), np.zeros(place, np.int64)
     columns = ["shard", "row", "decision", "reason", "kept_shard", "kept_row", "score", "detail"]
     seen = 0
     for path in sorted((out / "lineage").rglob("*.parquet")):
@@ -180,22 +181,27 @@ def read_outcome(out, work, pattern, used):
             if row["reason"] != "near_duplicate":
                 sys.exit(f"{row['shard']}:{row['row']}: dropped as {row['reason']}")
             number = base[Path(row["shard"]).name] + row["row"]
-            kept[number] = base[Path(row["kept_shard"]).name] + row["kept_row"]
+            gone[number] = True
+            if row["kept_row"] is not None:
+                kept[number] = base[Path(row["kept_shard"]).name] + row["kept_row"]
             score[number] = np.nan if row["score"] is None else row["score"]
-            shared = json.loads(row["detail"] or "{}").get("bands", 0)
-            bands[number] = len(shared) if isinstance(shared, list) else shared
+            bands[number] = json.loads(row["detail"] or "{}").get("bands", 0)
     if seen != place:
         sys.exit(f"{seen} lineage rows for {place} input rows")
     manifest = json.loads((out / "manifest.json").read_text())
     section = next(stage for stage in manifest["stages"] if stage["stage"] == "near")
     files = sorted(str(path) for path in (out / "data").rglob("*.parquet"))
-    return Outcome(kept, score, bands, section, used, files, sum(f.stat().st_size for f in work.rglob("*") if f.is_file()))
+    return Outcome(gone, kept, score, bands, section, used, files, sum(f.stat().st_size for f in work.rglob("*") if f.is_file()))
 
 
 def print_section(section, indent="  "):
     """What the stage itself counted, from the manifest."""
-    for name, value in section.get("report", section).items():
+    report = section.get("report", section)
+    for name, value in report.items():
         print(f"{indent}{name}: {json.dumps(value)}")
+    pairs = report.get("pairs", {})
+    if pairs.get("compared"):
+        print(f"{indent}false positives of plain LSH: {pairs['rejected']} of {pairs['compared']} pairs compared, {pairs['rejected'] / pairs['compared']:.1%}")
 
 
 def peers_python(cache):

@@ -5,7 +5,7 @@ usage: near_drift.py [--trommel PATH] [--documents 60] [--words 200] [--step 2] 
 
 A chain: the first document has 200 random words; each further one is the document before it with two words, at random places, replaced
 by new ones. Neighbours in the chain have Jaccard about .9, its ends nothing in common. An orphan is a dropped
-document whose Jaccard with the survivor that the program names is under the threshold.
+document whose Jaccard with the survivor of its cluster is under the threshold.
 """
 
 import argparse
@@ -33,13 +33,16 @@ def chain(documents, length, step, seed):
     return texts
 
 
-def row(name, kept, sets, threshold):
+def survivors(kept, sets):
+    """Jaccard of each dropped document with its survivor."""
+    return np.array([near.jaccard(sets[row], sets[kept[row]]) for row in np.flatnonzero(kept >= 0)])
+
+
+def figures(name, similarity, threshold):
     """The figures of one program."""
-    dropped = [i for i in range(len(sets)) if kept[i] >= 0]
-    similarity = np.array([near.jaccard(sets[i], sets[kept[i]]) for i in dropped])
     return {
         "name": name,
-        "dropped": len(dropped),
+        "dropped": len(similarity),
         "orphans": int((similarity < threshold).sum()),
         "under_half": int((similarity < 0.5).sum()),
         "lowest": float(similarity.min(initial=1.0)),
@@ -79,19 +82,23 @@ def main():
     print(f"{len(texts)} documents of {options.words} words; neighbours {min(steps):.3f} to {max(steps):.3f}, ends {near.jaccard(sets[0], sets[-1]):.3f}")
     pairs = [(i, j, near.jaccard(sets[i], sets[j])) for j in range(len(sets)) for i in range(j)]
     close = {j: [(i, s) for i, k, s in pairs if k == j and s >= options.threshold] for j in range(len(sets))}
-    rows = [row("star rule, all pairs", near.star(len(sets), close), sets, options.threshold)]
+    rows = [figures("star rule, all pairs", survivors(near.star(len(sets), close), sets), options.threshold)]
+    failures = []
     if not options.peers_only:
         near.need_trommel(options)
         for rule in ["star", "components"]:
             stage = {"shingle": {"words": 5}, "bands": near.BANDS, "rows": near.ROWS, "threshold": options.threshold, "verify": "exact", "rule": rule}
             outcome = near.run_trommel(options, folder / "*.parquet", stage, options.cache / "near-drift" / "trommel")
-            rows.append(row(f"trommel {rule}", outcome.kept, sets, options.threshold))
+            named = outcome.dropped[outcome.kept[outcome.dropped] >= 0]
+            wrong = [i for i in named if outcome.score[i] != near.jaccard(sets[i], sets[outcome.kept[i]])]
+            failures += [f"trommel {rule}: score {outcome.score[i]} of document {i} is not its Jaccard" for i in wrong]
+            rows.append(figures(f"trommel {rule}", outcome.score[outcome.dropped], options.threshold))
     kept, version = datatrove(options, folder, len(texts))
-    rows.append(row(f"datatrove {version}", kept, sets, options.threshold))
+    rows.append(figures(f"datatrove {version}", survivors(kept, sets), options.threshold))
     print(f"\n{'':22} {'dropped':>8} {f'orphans < {options.threshold:g}':>14} {'< 0.5':>6} {'lowest Jaccard':>15}")
     for r in rows:
         print(f"{r['name']:22} {r['dropped']:8} {r['orphans']:14} {r['under_half']:6} {r['lowest']:15.3f}")
-    failures = [f"{r['name']} has {r['orphans']} orphans" for r in rows if "star" in r["name"] and r["orphans"]]
+    failures += [f"{r['name']} has {r['orphans']} orphans" for r in rows if "star" in r["name"] and r["orphans"]]
     near.finish(options, {"threshold": options.threshold, "rows": rows}, failures)
 
 

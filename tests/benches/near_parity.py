@@ -8,7 +8,8 @@ usage: near_parity.py [--trommel PATH] [--data FOLDER] [--cache FOLDER] [--show 
    further ("cannot", "10km"). So datatrove runs a second time with words cut at white space. A document differs if its cluster is another
    set of documents. Every document in which trommel differs from datatrove must be one in which white space alone changes
    datatrove's own result; these are listed with the words that spaCy splits in them or in their cluster.
-2. `preset: data_prep_kit` on the twelve documents of that tool's own test must keep 1, 4, 12 and 15.
+2. `preset: data_prep_kit, threshold: 0.75, verify: estimate, keep: longest`, which is what that tool does, on the twelve documents of its own
+   test must keep 1, 4, 12 and 15.
 """
 
 import argparse
@@ -135,11 +136,12 @@ def data_prep_kit_part(options, failures):
     """The second part."""
     folder = options.data / "golden/data_prep_kit"
     ids = [i for path in inputs.shards(folder / "input_*.parquet") for i in pq.read_table(path)["int_id_column"].to_pylist()]
-    outcome = near.run_trommel(options, folder / "input_*.parquet", {"preset": "data_prep_kit"}, options.cache / "near-parity" / "trommel", text="contents")
-    kept = {ids[row] for row in np.flatnonzero(outcome.kept < 0).tolist()}
+    stage = {"preset": "data_prep_kit", "threshold": 0.75, "verify": "estimate", "keep": "longest"}
+    outcome = near.run_trommel(options, folder / "input_*.parquet", stage, options.cache / "near-parity" / "trommel", text="contents")
+    kept = {ids[row] for row in np.flatnonzero(~outcome.gone).tolist()}
     print(f"\ndata_prep_kit: kept {sorted(kept)} of {len(ids)}; that tool keeps {sorted(KEPT_BY_DATA_PREP_KIT)}")
     for row in outcome.dropped.tolist():
-        print(f"  {ids[row]:3} dropped for {ids[outcome.kept[row]]:3}, score {outcome.score[row]:.3f}")
+        print(f"  {ids[row]:3} dropped for {ids[outcome.kept[row]]:3}, estimate {outcome.score[row]:.3f}")
     if kept != KEPT_BY_DATA_PREP_KIT:
         failures.append(f"data_prep_kit keeps {sorted(KEPT_BY_DATA_PREP_KIT)}, trommel {sorted(kept)}")
     return {"kept": sorted(kept)}

@@ -108,6 +108,9 @@ def check_rows(truth, outcome, threshold, otherwise, failures, title):
     differ = orphans = 0
     for row in outcome.dropped.tolist():
         kept = int(outcome.kept[row])
+        if kept < 0:
+            orphans += 1
+            continue
         exact = truth.jaccard(row, kept)
         alike = row not in otherwise and kept not in otherwise
         orphans += exact < threshold and (alike or not outcome.score[row] >= threshold)
@@ -122,15 +125,15 @@ def check_star_law(truth, outcome, failures):
     """Representatives are kept rows that stand earlier."""
     for row in outcome.dropped.tolist():
         kept = int(outcome.kept[row])
-        if outcome.kept[kept] >= 0 or kept >= row:
-            failures.append(f"{truth.ids[row]}: its representative {truth.ids[kept]} was not kept, or stands later")
+        if kept < 0 or outcome.gone[kept] or kept >= row:
+            failures.append(f"{truth.ids[row]}: its representative (row {kept}) was not kept, or stands later")
 
 
-def nearest_kept(close, kept):
+def nearest_kept(close, gone):
     """For each row with true neighbours among the kept rows before it, the nearest (ties: the first) and its Jaccard."""
     found = {}
     for row, neighbours in close.items():
-        among = [(-similarity, earlier) for earlier, similarity in neighbours if kept[earlier] < 0]
+        among = [(-similarity, earlier) for earlier, similarity in neighbours if not gone[earlier]]
         if among:
             similarity, earlier = min(among)
             found[row] = (earlier, -similarity)
@@ -170,12 +173,12 @@ def rows_part(options, truth, otherwise, scratch, failures):
         differ, orphans = check_rows(truth, outcome, options.threshold, otherwise, failures, f"star, seed {seed}")
         if orphans:
             failures.append(f"star, seed {seed}: {orphans} orphans")
-        nearest = nearest_kept(close, outcome.kept)
+        nearest = nearest_kept(close, outcome.gone)
         missed = sum(outcome.kept[row] != earlier for row, (earlier, _) in nearest.items())
         chance = near.s_curve([similarity for _, similarity in nearest.values()], options.bands, options.rows)
         shares.append(1 - missed / len(nearest))
         expectations.append(chance)
-        only_ours, only_truth = int(((outcome.kept >= 0) & (ideal < 0)).sum()), int(((outcome.kept < 0) & (ideal >= 0)).sum())
+        only_ours, only_truth = int((outcome.gone & (ideal < 0)).sum()), int((~outcome.gone & (ideal >= 0)).sum())
         run = {"seed": seed, "dropped": len(outcome.dropped), "not_in_truth": only_ours, "only_in_truth": only_truth, "orphans": orphans}
         run |= {"scores_differ": differ, "missed": int(missed), "missed_expected": float((1 - chance).sum()), "seconds": outcome.usage.seconds}
         figures["runs"].append(run)
@@ -191,13 +194,13 @@ def rows_part(options, truth, otherwise, scratch, failures):
         failures.append(f"nearest kept rows found {deviation:.1f} standard errors under the S-curve")
 
     outcome = near.run_trommel(options, scratch / "documents/*.parquet", stage_of(options, 0, rule="components"), scratch / "run")
-    similarity = [truth.jaccard(row, int(outcome.kept[row])) for row in outcome.dropped.tolist()]
-    orphans = sum(s < options.threshold for s in similarity)
-    outside = sum(ideal_components[row] != ideal_components[outcome.kept[row]] for row in outcome.dropped.tolist())
-    figures["components"] = {"dropped": len(outcome.dropped), "orphans": orphans, "lowest": min(similarity, default=1.0)}
-    print(f"components: {len(outcome.dropped)} dropped, {orphans} orphans ({orphans / max(1, len(similarity)):.1%}), lowest Jaccard {min(similarity, default=1.0):.3f}")
-    if outside:
-        failures.append(f"components: {outside} rows joined with rows of another true component")
+    _, orphans = check_rows(truth, outcome, options.threshold, otherwise, failures, "components")
+    alone = sum(ideal_components[row] == row and row not in otherwise for row in outcome.dropped.tolist())
+    lowest = np.nanmin(outcome.score, initial=1.0)
+    figures["components"] = {"dropped": len(outcome.dropped), "orphans": orphans, "lowest": lowest}
+    print(f"components: {len(outcome.dropped)} dropped, {orphans} orphans ({orphans / max(1, len(outcome.dropped)):.1%}), lowest Jaccard with the survivor {lowest:.3f}")
+    if alone:
+        failures.append(f"components: {alone} rows dropped that are the first of their true component")
     print("the stage's section of the manifest (star, first seed):")
     near.print_section(section)
     figures["section"] = section
@@ -221,10 +224,10 @@ def pairs_part(options, truth, scratch, failures):
     for seed in range(options.seeds):
         stage = stage_of(options, seed, threshold=0.5, within="group")
         outcome = near.run_trommel(options, scratch / "pairs/*.parquet", stage, scratch / "run")
-        astray = [row for row in outcome.dropped.tolist() if group[row] != group[outcome.kept[row]]]
+        astray = [row for row in outcome.dropped.tolist() if outcome.kept[row] != row - 1]
         if astray:
-            failures.append(f"within: {len(astray)} rows joined with a row of another group")
-        found[seed] = outcome.kept[1::2] >= 0
+            failures.append(f"within: {len(astray)} rows dropped for another row than the first of their group")
+        found[seed] = outcome.gone[1::2]
     figures = []
     print(f"\npairs: {options.bands} x {options.rows}, {options.seeds} seeds")
     print(f"{'Jaccard':>12} {'pairs':>7} {'recall':>8} {'S-curve':>8} {'standard error':>15} {'errors away':>12}")

@@ -10,7 +10,7 @@ Each program is a process of its own, and writes the kept rows. Seconds are thos
 Python for the peers; CPU and memory are those of all processes. trommel's seconds are the median of --rounds. datatrove has --threads
 workers; rensa and datasketch are libraries, used from one Python process, and drop a row that shares a band with an earlier row.
 
-How right they are stands in near_referee.py: one referee for all, with its own words (`\\w+`). Programs cut words in other ways, so a pair
+`trommel none` does what the peers do: `verify: none, rule: components`. How right they are stands in near_referee.py: one referee for all, with its own words (`\\w+`). Programs cut words in other ways, so a pair
 that is just over the threshold for one may be just under it for the referee; near_truth.py compares like with like.
 """
 
@@ -63,8 +63,10 @@ def size(pattern, text):
 def run_trommel(options, pattern, verify):
     """One cold run."""
     stage = {"column": options.text, "shingle": {"words": near.SHINGLE_WORDS}, "bands": near.BANDS, "rows": near.ROWS}
-    stage |= {"threshold": options.threshold, "verify": verify}
+    stage |= {"verify": "none", "rule": "components"} if verify == "none" else {"verify": verify, "threshold": options.threshold}
     outcome = near.run_trommel(options, pattern, stage, options.cache / "near-runs/trommel", text=options.text)
+    if (outcome.kept[outcome.dropped] < 0).any():
+        raise SystemExit(f"trommel {verify}: dropped rows without a representative")
     return {"seconds": outcome.usage.seconds, "cpu": outcome.usage.cpu, "peak": outcome.usage.peak, "kept": outcome.kept, "section": outcome.section}
 
 

@@ -3,13 +3,13 @@
 usage: make.py DATA_FOLDER          (pip install pyarrow==26.0.1; DATA_FOLDER holds documents/longhorn and golden/data_prep_kit)
 
 documents.parquet: `id`, `text` (the page as it is), `words` (the truth's words joined by spaces: `\\w+` of the lower-cased text).
+data_prep_kit.parquet: the two input files of that tool's test, one after the other.
 pairs.parquet: `a`, `b` (row numbers, a < b), `shared`, `union`, `jaccard`: every pair whose sets of word 5-grams have Jaccard >= .5.
 """
 
 import collections
 import random
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -87,9 +87,8 @@ def main():
     values = zip(*sorted(all_pairs([shingles(of) for of in found])))
     pairs = pa.table({name: pa.array(column, kind) for (name, kind), column in zip(types.items(), values)})
     write(pairs, "pairs.parquet")
-    for name in ["input_1.parquet", "input_2.parquet", "removed.parquet"]:
-        (HERE / "data_prep_kit").mkdir(exist_ok=True)
-        shutil.copyfile(data / "golden/data_prep_kit" / name, HERE / "data_prep_kit" / name)
+    parts = [pq.read_table(data / f"golden/data_prep_kit/input_{n}.parquet") for n in (1, 2)]
+    write(pa.concat_tables(parts).combine_chunks(), "data_prep_kit.parquet")
     bins = collections.Counter(min(19, int(value * 20)) / 20 for value in pairs["jaccard"].to_pylist())
     print(f"{len(rows)} rows, {sum(map(len, found))} words, {pairs.num_rows} pairs: " + ", ".join(f"{low:.2f}: {n}" for low, n in sorted(bins.items())))
 
