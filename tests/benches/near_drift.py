@@ -53,7 +53,7 @@ def datatrove(options, folder, count):
     """Survivors by datatrove."""
     script = Path(__file__).with_name("near_peers.py")
     out = options.cache / "near-drift" / "datatrove"
-    command = [near.peers_python(options.cache), str(script), "datatrove", str(folder), str(out), "--workers", "1"]
+    command = [near.peers_python(options.cache), str(script), "datatrove", f"{folder}/*.parquet", str(out), "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(done.stderr[-4000:])

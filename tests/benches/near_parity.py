@@ -60,7 +60,7 @@ def peer(options, *arguments):
 def datatrove_clusters(options, folder, tokens, count):
     """Each row's cluster, as a frozen set of rows."""
     out = options.cache / "near-parity" / f"datatrove-{tokens}"
-    peer(options, "datatrove", folder, out, "--tokens", tokens)
+    peer(options, "datatrove", folder / "*.parquet", out, "--tokens", tokens)
     table = pq.read_table(out / "dropped.parquet")
     return clusters(count, zip(table["row"].to_pylist(), table["survivor"].to_pylist()))
 
@@ -78,7 +78,7 @@ def clusters(count, pairs):
 def split_words(options, folder):
     """For each document the words between white space that spaCy splits."""
     out = options.cache / "near-parity" / "tokens"
-    peer(options, "tokens", folder, out)
+    peer(options, "tokens", folder / "*.parquet", out)
     return [set(spaces) - set(spacy) for spacy, spaces in map(json.loads, (out / "tokens.jsonl").read_text().splitlines())]
 
 

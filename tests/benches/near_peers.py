@@ -1,9 +1,9 @@
 """The peers' half of near_vs_peers.py, near_drift.py and near_parity.py; runs in the environment that those make.
 
-usage: near_peers.py datatrove|rensa|datasketch IN_FOLDER OUT_FOLDER [--text text] [--workers 2] [--tokens spacy|spaces]
-       near_peers.py tokens IN_FOLDER OUT_FOLDER                       (both tokenisations of datatrove's text, one JSON line a row)
+usage: near_peers.py datatrove|rensa|datasketch IN_GLOB OUT_FOLDER [--text text] [--workers 2] [--tokens spacy|spaces]
+       near_peers.py tokens IN_GLOB OUT_FOLDER                       (both tokenisations of datatrove's text, one JSON line a row)
 
-Reads IN_FOLDER/*.parquet, writes the kept rows as zstd Parquet to OUT_FOLDER/kept and the decisions to OUT_FOLDER/dropped.parquet (`row`,
+Reads the files of a glob in one folder, writes the kept rows as zstd Parquet to OUT_FOLDER/kept and the decisions to OUT_FOLDER/dropped.parquet (`row`,
 `survivor`: numbers over all files in order). All have 14 bands of 8 and 5-word shingles. The last line printed is JSON: seconds without
 the start of Python, and the parts of it.
 """
@@ -115,7 +115,7 @@ def run_datatrove(paths, out, options):
     from datatrove.pipeline.writers import ParquetWriter
 
     config = MinhashConfig(n_grams=SHINGLE_WORDS, num_buckets=BANDS, hashes_per_bucket=ROWS)
-    reader = lambda: ParquetReader(str(Path(paths[0]).parent), text_key=options.text, glob_pattern="*.parquet")
+    reader = lambda: ParquetReader(str(options.input.parent), text_key=options.text, glob_pattern=options.input.name)
     folder = lambda name: str(out / name)
     signature = MinhashDedupSignature(output_folder=folder("signatures"), config=config)
     if options.tokens == "spaces":
@@ -177,7 +177,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tokens", choices=["spacy", "spaces"], default="spacy")
     options = parser.parse_args()
-    paths = sorted(glob.glob(f"{options.input}/*.parquet"))
+    paths = sorted(glob.glob(str(options.input)))
     shutil.rmtree(options.output, ignore_errors=True)
     options.output.mkdir(parents=True)
     if options.peer == "tokens":

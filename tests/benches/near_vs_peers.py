@@ -1,7 +1,7 @@
 """Near duplicates, Parquet in, zstd Parquet out: trommel beside datatrove, rensa and datasketch on the same files, and what each got right.
 
-usage: near_vs_peers.py [--trommel PATH] [--data FOLDER | --input GLOB] [--cache FOLDER] [--rounds 3] [--threads 2] [--subset 2000]
-                        [--sample 1000] [--peers datatrove rensa datasketch] [--json FILE]
+usage: near_vs_peers.py [--trommel PATH] [--data FOLDER | --input GLOB] [--cache FOLDER] [--rounds 3] [--threads 2] [--subset 8000]
+                        [--sample 2000] [--peers datatrove rensa datasketch] [--json FILE]
        (pip install pyarrow numpy; the peers go into an environment of their own below --cache; Linux)
 
 All have 14 bands of 8 and 5-word shingles. trommel and rensa read everything; datatrove and datasketch, which are slow, a subset: every
@@ -73,7 +73,7 @@ def run_trommel(options, pattern, verify):
 def run_peer(options, peer, pattern, rows):
     """One run of a peer."""
     script, out = Path(__file__).with_name("near_peers.py"), options.cache.absolute() / "near-runs" / peer
-    command = [near.peers_python(options.cache), str(script), peer, str(Path(pattern).absolute().parent), str(out)]
+    command = [near.peers_python(options.cache), str(script), peer, str(Path(pattern).absolute()), str(out)]
     command += ["--workers", str(options.threads), "--text", options.text]
     log = options.cache / "near-runs" / f"{peer}.log"
     used = tree_usage(command, log)
@@ -125,8 +125,8 @@ def main():
     parser.add_argument("--text", default="text")
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--subset", type=int, default=2000, help="rows for the slow peers")
-    parser.add_argument("--sample", type=int, default=1000, help="rows that the referee looks at")
+    parser.add_argument("--subset", type=int, default=8000, help="rows for the slow peers")
+    parser.add_argument("--sample", type=int, default=2000, help="rows that the referee looks at")
     parser.add_argument("--verify", nargs="*", default=["exact", "none"], choices=["exact", "estimate", "none"])
     parser.add_argument("--peers", nargs="*", default=["datatrove", "rensa", "datasketch"])
     parser.add_argument("--no-full", action="store_true", help="only the subset")
