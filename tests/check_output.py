@@ -1,6 +1,6 @@
 """An independent check of what `trommel run` leaves: nothing here is shared with the program.
 
-usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...] [--vectors GLOB]        (pip install pyarrow blake3 numpy)
+usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...] [--vectors GLOB]        (pip install pyarrow blake3 numpy regex)
 
 Without --inputs the shards are looked for where run.json says that they were. Checked:
 
@@ -12,6 +12,8 @@ Without --inputs the shards are looked for where run.json says that they were. C
 * `copies`, `doc_id` and `kept_doc_id` are right;
 * rows called exact duplicates are equal after the stage's normalisation, done again here; where the pipeline is one line of stages, each
   group of equal rows that reached the stage lost all rows but one, and under `keep: first` the first stayed;
+* scores of near duplicates are at least the threshold; under `verify: exact` they are the Jaccard similarity of the two texts' shingles, cut
+  again here (by the package `regex`; texts in scripts without spaces are left out), for 2,000 rows of each stage at most;
 * scores of semantic duplicates are within epsilon; with --vectors (Parquet with columns `id` and `vector`, as
   tests/models/reference_vectors.py writes them), `rule: star` and `keep: first`, all of it again by all pairs: each dropped row's score and
   most similar kept row, and that no two rows that stayed are within epsilon;
@@ -33,14 +35,19 @@ import blake3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import regex
 
 WILDCARD = re.compile(r"[*?\[{]")
 WHITE_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+WORD_BOUNDARY = regex.compile(r"(?wV1)\b")
+WITHOUT_SPACES = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]")
+CUT_AGAIN_ROWS = 2_000  # near duplicates of a stage whose shingles are made again
 REASONS = {
     "filter": {"filtered"},
     "sample": {"not_selected"},
     "exact_dedup": {"exact_duplicate"},
     "embed": {"bad_vector"},
+    "minhash_dedup": {"near_duplicate"},
     "semantic_dedup": {"semantic_duplicate", "bad_vector"},
     "prototypes": {"not_selected", "bad_vector"},
 }
@@ -254,7 +261,9 @@ def check_rows(check, manifest, plan, lineage):
         has = [row[name] is not None for name in ("kept_source", "kept_shard", "kept_row")]
         check.expect(all(has) or not any(has), f"{where}: half a representative")
         duplicate = (row["reason"] or "").endswith("_duplicate")
-        check.expect(all(has) == duplicate, f"{where}: {row['reason']} and a representative do not go together")
+        detail = json.loads(row["detail"] or "{}")
+        unnamed = duplicate and (detail.get("chained") or detail.get("orphan"))  # by `components` and `any_earlier`
+        check.expect(all(has) == (duplicate and not unnamed), f"{where}: {row['reason']} and a representative do not go together")
         check.expect(row["run_id"] == manifest["run_id"], f"{where}: run_id")
         if row["detail"] is not None:
             detail = json.loads(row["detail"])
@@ -322,6 +331,45 @@ def check_exact(check, plan, lineage, columns):
                 if config["keep"] == "first":
                     check.expect(stayed[0] is group[0], f"not the first stayed: {stayed[0]['shard']}:{stayed[0]['row']}")
         check.close(f"{len(groups)} groups of equal rows at {name}: one row of each stayed")
+
+
+def shingles(text, config):
+    """The set of a text's shingles by a stage's configuration."""
+    text = normalise(text, config["normalize"])
+    (unit, size), = config["shingle"].items()
+    if unit == "words":
+        units = [part for part in WORD_BOUNDARY.split(text) if any(c.isalnum() for c in part)]
+    else:
+        units = text if unit == "chars" else text.encode()
+    return {tuple(units[i : i + size]) for i in range(max(1, len(units) - size + 1))} if units else set()
+
+
+def check_near(check, plan, lineage, columns):
+    """Near duplicates once more, by their shingles."""
+    for name, stage in plan.stages.items():
+        config = stage["config"]
+        if stage["kind"] != "minhash_dedup":
+            continue
+        dropped = [row for row in lineage if row["stage"] == name and row["kept_row"] is not None]
+        if config["verify"] != "none":
+            for row in dropped:
+                check.expect(config["threshold"] <= row["score"] <= 1, f"{row['shard']}:{row['row']}: score {row['score']}")
+            check.close(f"{len(dropped)} near duplicates of {name} score at least {config['threshold']:g}")
+        if config["verify"] != "exact" or config["preset"] is not None:
+            continue
+        again = 0
+        for row in dropped[:: max(1, -(-len(dropped) // CUT_AGAIN_ROWS))]:
+            places = (row["source"], row["shard"], row["row"]), (row["kept_source"], row["kept_shard"], row["kept_row"])
+            if row["kept_run_id"] is not None:
+                continue
+            texts = [columns[source, shard][plan.column(source, config["column"])][number] for source, shard, number in places]
+            if "words" in config["shingle"] and any(WITHOUT_SPACES.search(text) for text in texts):
+                continue
+            one, other = (shingles(text, config) for text in texts)
+            similarity = len(one & other) / max(1, len(one | other))
+            check.expect(similarity == row["score"], f"{row['shard']}:{row['row']}: score {row['score']}, by its shingles {similarity}")
+            again += 1
+        check.close(f"{again} of {len(dropped)} near duplicates of {name} have the Jaccard similarity that they say")
 
 
 def check_semantic(check, plan, lineage):
@@ -472,6 +520,8 @@ def main():
     check_rows(check, manifest, plan, lineage)
     check_representatives(check, plan, lineage)
     named = {plan.column(source, name) for source in plan.sources for s in plan.stages.values() for name in s["config"].get("columns", [])}
+    near = [s["config"]["column"] for s in plan.stages.values() if s["kind"] == "minhash_dedup"]
+    named |= {plan.column(source, name) for source in plan.sources for name in near}
     named |= {plan.doc_id(source) for source in plan.sources if plan.doc_id(source)}
     columns = {}
     for key, path in files.items():
@@ -482,6 +532,7 @@ def main():
         check.expect(row["doc_id"] == (None if value is None else str(value)), f"{row['shard']}:{row['row']}: doc_id {row['doc_id']}")
     check.close("doc_id is the input's id")
     check_exact(check, plan, lineage, columns)
+    check_near(check, plan, lineage, columns)
     check_semantic(check, plan, lineage)
     if options.vectors:
         tables = [pq.read_table(path, columns=["id", "vector"]) for path in sorted(glob.glob(options.vectors))]

@@ -100,6 +100,10 @@ def semantic(row):
     return row["reason"] == "semantic_duplicate"
 
 
+def near(row):
+    return row["reason"] == "near_duplicate"
+
+
 FAULTS = {
     "a changed byte": ("output files as in the manifest", spoil_byte),
     "a stray file": ("output files as in the manifest", stray_file),
@@ -123,6 +127,8 @@ FAULTS = {
     "a row twice in data": ("data/", lambda o: edit_data(o, lambda t: pa.concat_tables([t, t.slice(0, 1)]))),
     "metadata lost": ("data/", lambda o: edit_data(o, lambda t: t.replace_schema_metadata(None))),
     "a score under the threshold": ("score at least", lambda o: edit_lineage(o, semantic, assign(score=0.0))),
+    "a near duplicate under the threshold": ("score at least", lambda o: edit_lineage(o, near, assign(score=0.0))),
+    "a score of another pair": ("the Jaccard similarity", lambda o: edit_lineage(o, near, assign(score=lambda r: (r["score"] + 1) / 2 - 1e-9))),
 }
 
 
