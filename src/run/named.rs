@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _};
+use arrow::array::AsArray as _;
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::UInt64Type;
 use rayon::prelude::*;
@@ -31,7 +31,8 @@ impl NamedRows for NamedReader {
         let shard_of = |row: &u64| RowId::from_bits(*row).shard();
         let shards: Vec<&[u64]> = wanted.chunk_by(|a, b| shard_of(a) == shard_of(b)).collect();
         let phase_name = format!("{} {}: candidates", planned.config.kind(), planned.id);
-        let bytes = shards.iter().filter_map(|rows| self.cx.snapshot.shards.get(shard_of(rows.first()?).ordinal())).map(|shard| shard.bytes);
+        let bytes =
+            shards.iter().filter_map(|rows| self.cx.snapshot.shards.get(shard_of(rows.first()?).ordinal())).map(|shard| shard.bytes);
         let phase = self.cx.telemetry.phase(&phase_name, shards.len() as u64, bytes.sum());
         shards.par_iter().try_for_each(|rows| {
             let shard = rows.first().and_then(|row| self.cx.snapshot.shards.get(shard_of(row).ordinal()));
@@ -41,7 +42,8 @@ impl NamedRows for NamedReader {
             let selection = BooleanBuffer::from(selected);
             let roles = &self.cx.plan.sources[shard.source].roles;
             let columns = [roles.column(column)];
-            let request = ReadRequest { columns: &columns, schema: None, selection: Some(&selection), batch_rows: self.cx.engine.batch_rows() };
+            let request =
+                ReadRequest { columns: &columns, schema: None, selection: Some(&selection), batch_rows: self.cx.engine.batch_rows() };
             let batches = reader::read(shard, request)?;
             let schema = batches.schema();
             let operator = planned.config.named_rows(&ScanContext { stage: &planned.id, roles, schema: &schema })?;

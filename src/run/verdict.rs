@@ -132,7 +132,11 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
     match cx.plan.stages[stage].config {
         StageConfig::Sample(_) => "not_selected",
         StageConfig::Embed(_) => "bad_vector",
-        StageConfig::Filter(_) | StageConfig::ExactDedup(_) | StageConfig::SemanticDedup(_) | StageConfig::Prototypes(_) => "filtered",
+        StageConfig::Filter(_)
+        | StageConfig::ExactDedup(_)
+        | StageConfig::MinhashDedup(_)
+        | StageConfig::SemanticDedup(_)
+        | StageConfig::Prototypes(_) => "filtered",
     }
 }
 

@@ -52,7 +52,11 @@ pub const KINDS: &[Field] = &[
     optional("filter", Shape::Map(filter::FIELDS), "Keeps the rows for which an SQL expression holds; NULL counts as false."),
     optional("sample", Shape::Map(sample::FIELDS), "Keeps a random share or number of rows."),
     optional("exact_dedup", Shape::Map(exact_dedup::FIELDS), "Of the rows whose normalised columns are equal, keeps one."),
-    optional("minhash_dedup", Shape::Map(minhash_dedup::FIELDS), "Of rows whose texts share most of their shingles, keeps one; each pair is verified."),
+    optional(
+        "minhash_dedup",
+        Shape::Map(minhash_dedup::FIELDS),
+        "Of rows whose texts share most of their shingles, keeps one; each pair is verified.",
+    ),
     optional("embed", Shape::Map(embed::FIELDS), "Makes a vector of each row, with a model or from a column."),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),

@@ -72,7 +72,14 @@ mod tests {
         let scratch = Scratch::create(folder.path()).unwrap();
         let other = Scratch::create(folder.path()).unwrap();
         let offsets: Vec<u64> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4_u8).map(|thread| scope.spawn({ let scratch = &scratch; move || scratch.append(&[thread; 100]).unwrap() })).collect();
+            let threads: Vec<_> = (0..4_u8)
+                .map(|thread| {
+                    scope.spawn({
+                        let scratch = &scratch;
+                        move || scratch.append(&[thread; 100]).unwrap()
+                    })
+                })
+                .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         for (thread, offset) in offsets.iter().enumerate() {

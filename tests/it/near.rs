@@ -204,7 +204,10 @@ fn the_same_bytes_for_any_threads_batches_memory_and_group_sizes() {
     let mut hashes = BTreeSet::new();
     for (threads, batch, memory) in [("1", "1", "512MiB"), ("2", "7", "256MiB"), ("2", "8192", "4GiB"), ("1", "8192", "512MiB")] {
         let (corpus, _) = corpus(&texts);
-        corpus.pipeline(&stage("threshold: 0.7, report: [0.5, 0.9]")).run(&["--threads", threads, "--batch-rows", batch, "--memory", memory]).ok();
+        corpus
+            .pipeline(&stage("threshold: 0.7, report: [0.5, 0.9]"))
+            .run(&["--threads", threads, "--batch-rows", batch, "--memory", memory])
+            .ok();
         hashes.insert(corpus.tree_hash().to_string());
     }
     assert_eq!(hashes.len(), 1);
@@ -252,8 +255,11 @@ fn only_rows_of_one_group_or_of_different_sources_are_compared() {
             Field::new("lang", DataType::Utf8, true),
         ]);
         let ids: Vec<String> = (0..3).map(|row| format!("{prefix}{row}")).collect();
-        let columns: Vec<arrow::array::ArrayRef> =
-            vec![Arc::new(StringArray::from(ids)), Arc::new(StringArray::from(texts.to_vec())), Arc::new(StringArray::from(languages.to_vec()))];
+        let columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(StringArray::from(ids)),
+            Arc::new(StringArray::from(texts.to_vec())),
+            Arc::new(StringArray::from(languages.to_vec())),
+        ];
         RecordBatch::try_new(Arc::new(schema), columns).unwrap()
     };
     let corpus = Corpus::new();
@@ -277,7 +283,19 @@ fn rows_without_text_match_nothing_and_short_ones_match_their_like() {
     let corpus = Corpus::new();
     corpus.shard(
         "a.parquet",
-        &[None, None, Some(""), Some(""), Some(" \n"), Some("..."), Some("..."), Some("two words"), Some("Two  words"), Some("two other"), Some("two words more")],
+        &[
+            None,
+            None,
+            Some(""),
+            Some(""),
+            Some(" \n"),
+            Some("..."),
+            Some("..."),
+            Some("two words"),
+            Some("Two  words"),
+            Some("two other"),
+            Some("two words more"),
+        ],
     );
     corpus.pipeline(&stage("threshold: 0.8")).run(&[]).ok();
     assert_eq!(corpus.dropped().into_keys().collect::<Vec<_>>(), ["a-8"]);
@@ -302,7 +320,9 @@ fn what_is_not_verified_says_so() {
     assert!(estimated.iter().all(|row| row.kept.is_some() && (row.score.unwrap() * 256.0).fract() == 0.0));
     let joined = dropped(&run("bands: 64, rows: 2, verify: none, rule: components"));
     assert!(joined.len() >= exact.len());
-    assert!(joined.iter().all(|row| row.kept.is_some() && row.score.is_none() && row.detail.as_ref().unwrap().contains("\"unverified\":true")));
+    assert!(
+        joined.iter().all(|row| row.kept.is_some() && row.score.is_none() && row.detail.as_ref().unwrap().contains("\"unverified\":true"))
+    );
 }
 
 /// The fixture of data-prep-kit's fuzzy deduplication, under `preset: data_prep_kit` and its keep policy.
@@ -313,7 +333,11 @@ fn the_presets_keep_what_their_tools_keep() {
     std::fs::create_dir_all(corpus.at("in")).unwrap();
     std::fs::copy(folder.join("data_prep_kit.parquet"), corpus.at("in/a.parquet")).unwrap();
     let source = "  c: { parquet: { uri: \"in/\", text: contents, id: int_id_column } }";
-    corpus.pipeline_with(source, &stage("preset: data_prep_kit, threshold: 0.75, verify: estimate, keep: longest"), "parquet: { uri: \"out/\" }");
+    corpus.pipeline_with(
+        source,
+        &stage("preset: data_prep_kit, threshold: 0.75, verify: estimate, keep: longest"),
+        "parquet: { uri: \"out/\" }",
+    );
     corpus.run(&[]).ok();
     let kept: BTreeSet<u64> =
         corpus.lineage().into_iter().filter(|row| row.decision == "keep").map(|row| row.doc_id.unwrap().parse().unwrap()).collect();

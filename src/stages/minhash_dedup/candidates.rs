@@ -116,17 +116,7 @@ pub(super) async fn find(engine: &Arc<Engine>, input: Narrow) -> Result<Candidat
     let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
     let (rows, starts, numbers) = by_row(count, &members, &ends);
     let components = rows.iter().map(|row| sets.first(*row)).collect();
-    Ok(Candidates {
-        ids: seen.ids,
-        orders: seen.orders,
-        signatures,
-        empty: seen.empty,
-        rows,
-        starts,
-        numbers,
-        components,
-        _memory: memory,
-    })
+    Ok(Candidates { ids: seen.ids, orders: seen.orders, signatures, empty: seen.empty, rows, starts, numbers, components, _memory: memory })
 }
 
 /// Makes (key, row) of a batch's band keys, and keeps aside what else the rows carry.

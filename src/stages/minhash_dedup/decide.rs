@@ -182,12 +182,8 @@ impl MinhashDedup {
                     (1..members.len() as u32).for_each(|row| rule.offer(row, 0, 1.0));
                     Effort::default()
                 } else {
-                    let rule = cluster::Rule {
-                        rule: &mut rule,
-                        wants: Components::wants,
-                        offer: Components::offer,
-                        decide: Components::decide,
-                    };
+                    let rule =
+                        cluster::Rule { rule: &mut rule, wants: Components::wants, offer: Components::offer, decide: Components::decide };
                     compare_in_buckets(buckets, BOUNDS, rule, &mut pairs, stop)?
                 };
                 let (pairs, failure) = (RefCell::new(&mut pairs), RefCell::new(None));
@@ -234,7 +230,8 @@ impl MinhashDedup {
         report.insert("bounds".into(), json!({"cut_rows": effort.cut_rows, "pairs_left_out": effort.left_out}));
         if config.verify != Verify::None {
             let thresholds = config.threshold.iter().chain(&config.report).zip(counts);
-            let entries = thresholds.map(|(threshold, dropped)| json!({"dropped": dropped, "kept": rows - dropped, "threshold": threshold}));
+            let entries =
+                thresholds.map(|(threshold, dropped)| json!({"dropped": dropped, "kept": rows - dropped, "threshold": threshold}));
             report.insert("by_threshold".into(), Value::Array(entries.collect()));
         }
         report

@@ -114,7 +114,11 @@ pub const FIELDS: &[Field] = &[
         Shape::Choice(Preset::WORDS),
         "Makes the signatures of another tool: its normalisation, shingles, hashes and bands.",
     ),
-    optional("bands", Shape::Int { min: 1, max: MAX_BANDS }, "Bands of a signature: rows that agree in one are candidates. Goes with `rows`."),
+    optional(
+        "bands",
+        Shape::Int { min: 1, max: MAX_BANDS },
+        "Bands of a signature: rows that agree in one are candidates. Goes with `rows`.",
+    ),
     optional("rows", Shape::Int { min: 1, max: MAX_BANDS }, "Values of a band. Goes with `bands`."),
     optional(
         "permutations",
@@ -362,7 +366,8 @@ impl Stage for MinhashDedupConfig {
         let mut notes = Vec::new();
         if let Some(threshold) = self.threshold {
             let probability = bands.probability(threshold);
-            notes.push(format!("{} bands of {} values find a pair at {threshold} with probability {probability:.3}", self.bands, self.rows));
+            notes
+                .push(format!("{} bands of {} values find a pair at {threshold} with probability {probability:.3}", self.bands, self.rows));
         } else {
             notes.push(format!("{} bands of {} values", self.bands, self.rows));
         }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array as _, ArrayRef, FixedSizeBinaryBuilder, Int64Array, ListBuilder, RecordBatch, UInt64Builder,
-};
+use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, Int64Array, ListBuilder, RecordBatch, UInt64Builder};
 use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, SchemaRef};
 
 use super::{MinhashDedupConfig, Preset, Verify};

@@ -113,7 +113,14 @@ pub(super) struct Pairs<'a> {
 
 impl<'a> Pairs<'a> {
     /// `room`: bytes that may be held to save reading.
-    pub(super) fn new(compared: Option<&'a Compared>, members: &'a [u32], sources: Vec<u32>, bands: u32, minimum: f64, room: usize) -> Self {
+    pub(super) fn new(
+        compared: Option<&'a Compared>,
+        members: &'a [u32],
+        sources: Vec<u32>,
+        bands: u32,
+        minimum: f64,
+        room: usize,
+    ) -> Self {
         Self {
             compared,
             members,
