@@ -344,6 +344,105 @@ fn the_presets_keep_what_their_tools_keep() {
     assert_eq!(kept, BTreeSet::from([1, 4, 12, 15]));
 }
 
+/// The committed pages, their words joined by spaces, and all pairs of them from Jaccard .5 on, found by brute force in Python.
+fn pages() -> (Vec<String>, Vec<(usize, usize, f64)>) {
+    use arrow::array::AsArray as _;
+    use arrow::datatypes::{DataType, Float64Type, UInt64Type};
+
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/near");
+    let documents = crate::fixture::read_parquet(&folder.join("documents.parquet"));
+    let words = arrow::compute::cast(documents.column_by_name("words").unwrap(), &DataType::Utf8).unwrap();
+    let words = words.as_string::<i32>().iter().map(|words| words.unwrap().to_owned()).collect();
+    let pairs = crate::fixture::read_parquet(&folder.join("pairs.parquet"));
+    let rows = |name: &str| {
+        let rows = arrow::compute::cast(pairs.column_by_name(name).unwrap(), &DataType::UInt64).unwrap();
+        rows.as_primitive::<UInt64Type>().values().iter().map(|row| *row as usize).collect::<Vec<_>>()
+    };
+    let similarity = arrow::compute::cast(pairs.column_by_name("jaccard").unwrap(), &DataType::Float64).unwrap();
+    let similarity = similarity.as_primitive::<Float64Type>().values().to_vec();
+    let pairs = rows("a").into_iter().zip(rows("b")).zip(similarity).map(|((a, b), similarity)| (a, b, similarity)).collect();
+    (words, pairs)
+}
+
+/// In each range of similarity the share of the true pairs that the bands find is what their curve says.
+#[test]
+fn recall_follows_the_curve_of_the_bands_on_real_pages() {
+    use trommel::sketch::{Bands, Family, jaccard, to_set};
+    use trommel::text::shingle::{Shingle, ShingleHash, Shingler, Unit};
+
+    let (words, pairs) = pages();
+    let bands = Bands { bands: 14, rows: 8 };
+    let mut shingler = Shingler::new(&[], Shingle { unit: Unit::Words, size: 5 }, ShingleHash::Trommel);
+    let sets: Vec<Vec<u64>> = words
+        .iter()
+        .map(|words| {
+            let mut shingles = Vec::new();
+            shingler.shingles(words, &mut shingles);
+            to_set(&mut shingles);
+            shingles
+        })
+        .collect();
+    for (a, b, similarity) in &pairs {
+        assert_eq!(jaccard(&sets[*a], &sets[*b]), *similarity, "rows {a} and {b}");
+    }
+    let (mut found, mut expected, mut variance, mut tried) = ([0.0; 5], [0.0; 5], [0.0; 5], [0; 5]);
+    // Pairs of one family share rows, so that one seed finds many of them or few: several seeds tell.
+    for seed in 0..20 {
+        let mut sketcher = Family::Trommel { permutations: bands.values(), seed }.sketcher(bands);
+        let mut keys = Vec::new();
+        let keys: Vec<BTreeSet<u64>> = sets
+            .iter()
+            .map(|set| {
+                sketcher.keys(set, &mut keys);
+                keys.iter().copied().collect()
+            })
+            .collect();
+        for (a, b, similarity) in &pairs {
+            let bin = (((similarity - 0.5) * 10.0) as usize).min(4);
+            let probability = bands.probability(*similarity);
+            found[bin] += f64::from(u8::from(!keys[*a].is_disjoint(&keys[*b])));
+            expected[bin] += probability;
+            variance[bin] += probability * (1.0 - probability);
+            tried[bin] += 1;
+        }
+    }
+    for bin in 0..5 {
+        // A family of n versions has about n pairs a version that come and go together.
+        let spread = 3.0 * (variance[bin] * 4.0).sqrt().max(1.0);
+        assert!((found[bin] - expected[bin]).abs() <= spread, "bin {bin}: {} of {}, expected {}", found[bin], tried[bin], expected[bin]);
+    }
+}
+
+/// Through the program: every dropped page is as similar to its representative as brute force says, and whoever is dropped or kept
+/// otherwise than by the star rule over all true pairs has a true pair that the bands do not find.
+#[test]
+fn star_on_real_pages_is_that_of_the_true_pairs() {
+    let (words, pairs) = pages();
+    let truth: BTreeMap<(usize, usize), f64> = pairs.into_iter().map(|(a, b, similarity)| ((a, b), similarity)).collect();
+    let corpus = Corpus::new();
+    let rows: Vec<Option<&str>> = words.iter().map(|words| Some(words.as_str())).collect();
+    corpus.shard("a.parquet", &rows);
+    corpus.pipeline(&stage("threshold: 0.8")).run(&[]).ok();
+    let (mut kept, mut missed, mut differ) = (Vec::new(), 0, 0);
+    let found = corpus.lineage();
+    for (row, of) in found.iter().enumerate() {
+        let true_pairs = kept.iter().filter(|earlier| truth.get(&(**earlier, row)).is_some_and(|similarity| *similarity >= 0.8)).count();
+        if of.decision == "drop" {
+            let representative = of.kept.as_ref().unwrap().1 as usize;
+            assert_eq!(of.score, truth.get(&(representative, row)).copied(), "row {row}");
+            assert!(kept.contains(&representative) && of.score.unwrap() >= 0.8);
+        } else {
+            missed += true_pairs;
+            differ += usize::from(true_pairs > 0);
+            kept.push(row);
+        }
+    }
+    let dropped = found.len() - kept.len();
+    assert!(dropped > 60, "{dropped}");
+    // .924 of the pairs at .8 are found, more of nearer ones.
+    assert!(missed * 20 <= dropped && differ <= missed, "{missed} pairs missed, {differ} rows kept for it, {dropped} dropped");
+}
+
 #[test]
 fn the_plan_says_what_is_found_and_what_is_promised() {
     let texts = families(7, 3);
