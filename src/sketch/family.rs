@@ -5,6 +5,7 @@ use super::band::{Bands, mix};
 use super::mersenne_twister::MersenneTwister;
 use super::minhash::MinHash;
 use super::murmur::murmur3_x64;
+use super::wide::{Lanes, lower};
 
 /// Which functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,27 +115,47 @@ pub struct DatatroveMinHash {
     offsets: Vec<u64>,
 }
 
-impl DatatroveMinHash {
-    const PRIME: u64 = (1 << 61) - 1;
+#[derive(Clone, Copy)]
+struct WrappingMersenne;
 
+impl WrappingMersenne {
+    const PRIME: u64 = (1 << 61) - 1;
+}
+
+impl Lanes<2> for WrappingMersenne {
+    // Values are below 2^61: as signed numbers they compare the same, and faster.
+    type Value = i64;
+    type Parameter = u64;
+
+    #[inline(always)]
+    fn value([multiplier, offset]: [u64; 2], shingle: u64) -> i64 {
+        let hash = shingle.wrapping_mul(multiplier).wrapping_add(offset);
+        // 2^61 is 1 modulo the prime.
+        let sum = ((hash & Self::PRIME) + (hash >> 61)) as i64;
+        let prime = Self::PRIME as i64;
+        if sum >= prime { sum - prime } else { sum }
+    }
+}
+
+impl DatatroveMinHash {
     /// `permutations` functions as `numpy.random.RandomState(seed)` draws them.
     #[must_use]
     pub fn new(permutations: usize, seed: u32) -> Self {
         let mut draws = MersenneTwister::new(seed);
-        let multipliers = (0..permutations).map(|_| draws.between(1, Self::PRIME)).collect();
-        let offsets = (0..permutations).map(|_| draws.between(0, Self::PRIME)).collect();
+        let multipliers = (0..permutations).map(|_| draws.between(1, WrappingMersenne::PRIME)).collect();
+        let offsets = (0..permutations).map(|_| draws.between(0, WrappingMersenne::PRIME)).collect();
         Self { multipliers, offsets }
     }
 
-    /// Writes the signature of a set of shingle hashes. An empty set has none: false, and `out` stays as it is.
+    /// Writes the signature of a set of shingle hashes to the first values of `out`. An empty set has none: false, and `out` stays as
+    /// it is.
     pub fn signature(&self, shingles: &[u64], out: &mut [u64]) -> bool {
         if shingles.is_empty() {
             return false;
         }
-        for ((multiplier, offset), least) in self.multipliers.iter().zip(&self.offsets).zip(out) {
-            let values = shingles.iter().map(|shingle| shingle.wrapping_mul(*multiplier).wrapping_add(*offset) % Self::PRIME);
-            *least = values.fold(u64::MAX, u64::min);
-        }
+        let mut least = vec![i64::MAX; self.multipliers.len()];
+        lower::<2, WrappingMersenne>([&self.multipliers, &self.offsets], shingles, &mut least);
+        out.iter_mut().zip(least).for_each(|(out, least)| *out = least as u64);
         true
     }
 }
@@ -143,6 +164,19 @@ impl DatatroveMinHash {
 #[derive(Debug, Clone)]
 pub struct DataPrepKitMinHash {
     multipliers: Vec<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct HighHalf;
+
+impl Lanes<1> for HighHalf {
+    type Value = u32;
+    type Parameter = u64;
+
+    #[inline(always)]
+    fn value([multiplier]: [u64; 1], shingle: u64) -> u32 {
+        (shingle.wrapping_mul(multiplier) >> 32) as u32
+    }
 }
 
 impl DataPrepKitMinHash {
@@ -156,15 +190,15 @@ impl DataPrepKitMinHash {
         Self { multipliers: (0..permutations).map(|_| draws.between(0, u64::MAX) | 1).collect() }
     }
 
-    /// Writes the signature of a set of shingle hashes. An empty set has none: false, and `out` stays as it is.
+    /// Writes the signature of a set of shingle hashes to the first values of `out`. An empty set has none: false, and `out` stays as
+    /// it is.
     pub fn signature(&self, shingles: &[u64], out: &mut [u32]) -> bool {
         if shingles.is_empty() {
             return false;
         }
-        for (multiplier, least) in self.multipliers.iter().zip(out) {
-            let values = shingles.iter().map(|shingle| (shingle.wrapping_mul(*multiplier) >> 32) as u32);
-            *least = values.fold(u32::MAX, u32::min);
-        }
+        let out = &mut out[..self.multipliers.len()];
+        out.fill(u32::MAX);
+        lower::<1, HighHalf>([&self.multipliers], shingles, out);
         true
     }
 

@@ -8,22 +8,27 @@
 //!
 //! Two shingles tie in a function with probability 2^-32: a set of a million shingles adds 2^-12 to the estimate at worst.
 
+use super::wide::{Lanes, lower};
 use crate::random::Random;
 
 /// The functions, and how a signature is made.
 #[derive(Debug, Clone)]
 pub struct MinHash {
-    /// Rounded up to whole lanes.
     multipliers: Vec<u32>,
-    permutations: usize,
 }
 
-/// Values that are computed together: what fits the registers of AVX2 beside the operands.
-const WIDE: usize = 64;
-/// The least number of values that are computed together.
-const LANES: usize = 8;
-/// Shingles that are read by one group of functions after the other while they lie in the nearest cache.
-const CHUNK: usize = 1024;
+#[derive(Clone, Copy)]
+struct MultiplyAdd;
+
+impl Lanes<1> for MultiplyAdd {
+    type Value = u32;
+    type Parameter = u32;
+
+    #[inline(always)]
+    fn value([multiplier]: [u32; 1], shingle: u64) -> u32 {
+        (shingle as u32).wrapping_mul(multiplier).wrapping_add((shingle >> 32) as u32)
+    }
+}
 
 impl MinHash {
     /// `permutations` functions, at most 65,536, drawn from `seed`; those for fewer are the first of those for more.
@@ -39,15 +44,13 @@ impl MinHash {
                 multipliers.push(multiplier);
             }
         }
-        let permutations = multipliers.len();
-        multipliers.resize(permutations.next_multiple_of(LANES), 0);
-        Self { multipliers, permutations }
+        Self { multipliers }
     }
 
     /// Values of a signature.
     #[must_use]
     pub fn permutations(&self) -> usize {
-        self.permutations
+        self.multipliers.len()
     }
 
     /// Writes the signature of a set of shingle hashes to the first [`MinHash::permutations`] values of `out`, which must have them;
@@ -56,9 +59,9 @@ impl MinHash {
         if shingles.is_empty() {
             return false;
         }
-        let mut least = vec![u32::MAX; self.multipliers.len()];
-        minima(&self.multipliers, shingles, &mut least);
-        out[..self.permutations].copy_from_slice(&least[..self.permutations]);
+        let out = &mut out[..self.multipliers.len()];
+        out.fill(u32::MAX);
+        lower::<1, MultiplyAdd>([&self.multipliers], shingles, out);
         true
     }
 }
@@ -70,62 +73,23 @@ pub fn agreement(a: &[u32], b: &[u32]) -> f64 {
     if a.is_empty() { 0.0 } else { equal as f64 / a.len() as f64 }
 }
 
-/// Lowers `least` to the values of the functions.
-fn minima(multipliers: &[u32], shingles: &[u64], least: &mut [u32]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(simd) = pulp::x86::V3::try_new() {
-        struct Minima<'a>(&'a [u32], &'a [u64], &'a mut [u32]);
-        impl pulp::NullaryFnOnce for Minima<'_> {
-            type Output = ();
-
-            #[inline(always)]
-            fn call(self) {
-                portable_minima(self.0, self.1, self.2);
-            }
-        }
-        return simd.vectorize(Minima(multipliers, shingles, least));
-    }
-    portable_minima(multipliers, shingles, least);
-}
-
-/// The loops, compiled for what the machine has: the values are the same.
-#[inline(always)]
-fn portable_minima(multipliers: &[u32], shingles: &[u64], least: &mut [u32]) {
-    for shingles in shingles.chunks(CHUNK) {
-        let (wide, rest) = multipliers.as_chunks::<WIDE>();
-        let (wide_least, rest_least) = least.as_chunks_mut::<WIDE>();
-        wide.iter().zip(wide_least).for_each(|(multipliers, least)| fold(multipliers, shingles, least));
-        let (rest, _) = rest.as_chunks::<LANES>();
-        let (rest_least, _) = rest_least.as_chunks_mut::<LANES>();
-        rest.iter().zip(rest_least).for_each(|(multipliers, least)| fold(multipliers, shingles, least));
-    }
-}
-
-#[inline(always)]
-fn fold<const N: usize>(multipliers: &[u32; N], shingles: &[u64], least: &mut [u32; N]) {
-    let mut values = *least;
-    for shingle in shingles {
-        let (low, high) = (*shingle as u32, (*shingle >> 32) as u32);
-        for lane in 0..N {
-            values[lane] = values[lane].min(low.wrapping_mul(multipliers[lane]).wrapping_add(high));
-        }
-    }
-    *least = values;
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::random::Sequence;
+    use crate::sketch::wide::{CHUNK, portable_lower};
     use crate::sketch::{Bands, Family, jaccard, to_set};
 
     /// The definition.
     fn plain(minhash: &MinHash, shingles: &[u64]) -> Vec<u32> {
         let value = |multiplier: u32, shingle: u64| ((shingle >> 32) + u64::from(multiplier) * (shingle % (1 << 32))) % (1 << 32);
-        let multipliers = &minhash.multipliers[..minhash.permutations];
-        multipliers.iter().map(|multiplier| shingles.iter().map(|shingle| value(*multiplier, *shingle)).min().unwrap() as u32).collect()
+        minhash
+            .multipliers
+            .iter()
+            .map(|multiplier| shingles.iter().map(|shingle| value(*multiplier, *shingle)).min().unwrap() as u32)
+            .collect()
     }
 
     proptest! {
@@ -137,8 +101,8 @@ mod tests {
             prop_assert!(minhash.signature(&shingles, &mut out));
             prop_assert_eq!(&out, &wanted);
             let mut least = vec![u32::MAX; minhash.multipliers.len()];
-            portable_minima(&minhash.multipliers, &shingles, &mut least);
-            prop_assert_eq!(&least[..permutations], &wanted[..]);
+            portable_lower::<1, MultiplyAdd>([&minhash.multipliers], &shingles, &mut least);
+            prop_assert_eq!(least, wanted);
         }
 
         #[test]

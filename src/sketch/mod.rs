@@ -6,6 +6,7 @@ mod jaccard;
 mod mersenne_twister;
 mod minhash;
 mod murmur;
+mod wide;
 
 pub use band::Bands;
 pub use family::{DataPrepKitMinHash, DatatroveMinHash, Family, Sketcher};

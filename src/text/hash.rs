@@ -44,7 +44,7 @@ pub(super) fn character(character: char) -> u64 {
 }
 
 /// [`unit`] of the ASCII characters `bytes[from..to]`, in lower case if `LOWER`, else as they stand.
-#[inline]
+#[inline(always)]
 pub(super) fn ascii_unit<const LOWER: bool>(bytes: &[u8], from: usize, to: usize) -> u64 {
     let length = to - from;
     let mut state = start(length);
@@ -54,7 +54,7 @@ pub(super) fn ascii_unit<const LOWER: bool>(bytes: &[u8], from: usize, to: usize
     // A block is read whole though the unit ends within it, and what is not the unit's is cleared.
     let (low, high) = match bytes[from..].first_chunk::<BLOCK>() {
         Some(block) => halves(block),
-        None => padded(&bytes[from..]),
+        None => padded(&bytes[from..to]),
     };
     let (low_mask, high_mask) = MASKS[length];
     let (low, high) = (low & low_mask, high & high_mask);
@@ -64,9 +64,13 @@ pub(super) fn ascii_unit<const LOWER: bool>(bytes: &[u8], from: usize, to: usize
 
 #[cold]
 fn long_ascii_unit<const LOWER: bool>(mut state: u64, bytes: &[u8]) -> u64 {
-    for block in bytes.chunks(BLOCK) {
-        let (low, high) = padded(block);
+    let mut take = |(low, high): (u64, u64)| {
         state = if LOWER { fold(lowercase(low) ^ state, lowercase(high) ^ HIGH) } else { fold(low ^ state, high ^ HIGH) };
+    };
+    let (blocks, tail) = bytes.as_chunks::<BLOCK>();
+    blocks.iter().for_each(|block| take(halves(block)));
+    if !tail.is_empty() {
+        take(padded(tail));
     }
     state
 }
@@ -97,12 +101,20 @@ fn absorb(state: u64, bytes: &[u8]) -> u64 {
     fold(low ^ state, high ^ HIGH)
 }
 
-/// Up to 16 bytes as two little-endian numbers.
+/// Up to 16 bytes as two little-endian numbers, the rest zeros. Reads that overlap take the place of a loop over the length.
 #[inline]
 fn padded(bytes: &[u8]) -> (u64, u64) {
-    let mut block = [0; BLOCK];
-    block[..bytes.len()].copy_from_slice(bytes);
-    halves(&block)
+    let length = bytes.len();
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        let high = u128::from(u64::from_le_bytes(*last)) >> (8 * (BLOCK - length.min(BLOCK)));
+        return (u64::from_le_bytes(*first), high as u64);
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let (low, high) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        return (u64::from(low) | u64::from(high) << (8 * (length - 4)), 0);
+    }
+    let byte = |at: usize| bytes.get(at).map_or(0, |byte| u64::from(*byte) << (8 * at));
+    (byte(0) | byte(1) | byte(2), 0)
 }
 
 #[inline]

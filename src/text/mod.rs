@@ -7,5 +7,6 @@ pub mod normalise;
 #[cfg(test)]
 mod oracle;
 pub mod shingle;
+mod simple;
 mod simplify;
 pub mod words;

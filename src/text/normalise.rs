@@ -6,6 +6,8 @@ use std::mem::swap;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use super::simple::{LOWER, STARTER, Simple, is_composed};
+
 /// One step of a normalisation. Steps are applied in the order in which they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -45,15 +47,17 @@ pub fn normalise<'a>(steps: &[Step], text: &'a str, buffers: &'a mut Buffers) ->
         }
         let source = if written { front.as_str() } else { text };
         back.clear();
-        match step {
+        let changed = match step {
             Step::Nfc => compose(source, back, is_nfc, |part, out| out.extend(part.nfc())),
             Step::Nfkc => compose(source, back, is_nfkc, |part, out| out.extend(part.nfkc())),
             Step::Lowercase => lowercase(source, back),
             Step::CollapseWhitespace => collapse(source, back),
             Step::StripPunctuation => strip(source, back),
+        };
+        if changed {
+            swap(front, back);
+            written = true;
         }
-        swap(front, back);
-        written = true;
     }
     if lower {
         if !written {
@@ -76,7 +80,7 @@ pub(super) fn ascii_length(bytes: &[u8]) -> usize {
 }
 
 /// Cuts off an ASCII run and the run of other characters that follows it; either may be empty, not both unless `text` is.
-fn cut(text: &str) -> (&str, &str, &str) {
+pub(super) fn cut(text: &str) -> (&str, &str, &str) {
     let (ascii, rest) = text.split_at(ascii_length(text.as_bytes()));
     let other = rest.bytes().take_while(|byte| !byte.is_ascii()).count();
     let (other, rest) = rest.split_at(other);
@@ -85,64 +89,58 @@ fn cut(text: &str) -> (&str, &str, &str) {
 
 /// Brings runs of other characters, each with the ASCII character before it, into a composed form. That is enough: an ASCII
 /// character is a starter that never composes with what stands before it, so that the form has a boundary there, and between two of
-/// them nothing changes.
-fn compose(text: &str, out: &mut String, quick: fn(&str) -> bool, full: fn(&str, &mut String)) {
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (ascii, other, after) = cut(rest);
-        let base = ascii.len().saturating_sub(1);
-        out.push_str(&ascii[..base]);
-        let part = &rest[base..ascii.len() + other.len()];
-        if quick(part) {
-            out.push_str(part);
-        } else {
-            full(part, out);
+/// them nothing changes. Nothing is written, and the answer is false, if the text has the form.
+fn compose(text: &str, out: &mut String, quick: fn(&str) -> bool, full: fn(&str, &mut String)) -> bool {
+    let (mut at, mut written) = (0, 0);
+    while at < text.len() {
+        let (ascii, other, _) = cut(&text[at..]);
+        let end = at + ascii.len() + other.len();
+        let base = at + ascii.len().saturating_sub(1);
+        if !quick(&text[base..end]) {
+            out.push_str(&text[written..base]);
+            full(&text[base..end], out);
+            written = end;
         }
-        rest = after;
+        at = end;
     }
+    if written > 0 {
+        out.push_str(&text[written..]);
+    }
+    written > 0
 }
 
 fn is_nfc(text: &str) -> bool {
-    text.chars().all(is_inert) || is_nfc_quick(text.chars()) == IsNormalized::Yes
+    let table = Simple::table();
+    let mut before = STARTER;
+    let composed = text.chars().map(|character| table.of(character)).all(|flags| is_composed(std::mem::replace(&mut before, flags), flags));
+    composed || is_nfc_quick(text.chars()) == IsNormalized::Yes
 }
 
 fn is_nfkc(text: &str) -> bool {
     is_nfkc_quick(text.chars()) == IsNormalized::Yes
 }
 
-/// Characters of common scripts that form NFC leaves alone next to each other: starters, allowed there, as its quick check says of
-/// them after a look into two tables.
-fn is_inert(character: char) -> bool {
-    matches!(character,
-        '\0'..='\u{2FF}' | '\u{388}'..='\u{482}' | '\u{48A}'..='\u{590}' | '\u{620}'..='\u{64A}' | '\u{2002}'..='\u{20CF}'
-        | '\u{2190}'..='\u{2328}' | '\u{232B}'..='\u{2ADB}' | '\u{3000}'..='\u{3029}' | '\u{3030}'..='\u{3098}'
-        | '\u{309B}'..='\u{A66E}' | '\u{AC00}'..='\u{D7A3}' | '\u{FF00}'..='\u{FFEF}')
-}
-
-fn lowercase(text: &str, out: &mut String) {
+fn lowercase(text: &str, out: &mut String) -> bool {
     // The one mapping that depends on context is left to the standard library, which allocates.
     if text.contains('Σ') {
         out.push_str(&text.to_lowercase());
-        return;
+        return true;
     }
+    let table = Simple::table();
+    let is_lower = |character: char| table.of(character) & LOWER != 0;
     let mut rest = text;
     while !rest.is_empty() {
         let (ascii, other, after) = cut(rest);
         let start = out.len();
         out.push_str(ascii);
         out[start..].make_ascii_lowercase();
-        for character in other.chars() {
-            match character {
-                // Common ranges, to look nothing up.
-                'а'..='џ' | '\u{3000}'..='\u{A63F}' | '\u{AC00}'..='\u{D7A3}' | 'ß'..='ÿ' | '\u{2010}'..='\u{2027}' => {
-                    out.push(character)
-                }
-                'А'..='Я' => out.push(char::from_u32(u32::from(character) + 0x20).unwrap_or(character)),
-                _ => out.extend(character.to_lowercase()),
-            }
-        }
+        let lower: usize = other.chars().take_while(|character| is_lower(*character)).map(char::len_utf8).sum();
+        let (lower, other) = other.split_at(lower);
+        out.push_str(lower);
+        other.chars().for_each(|character| if is_lower(character) { out.push(character) } else { out.extend(character.to_lowercase()) });
         rest = after;
     }
+    true
 }
 
 /// A step that looks at each character once and writes it, another one, or nothing.
@@ -244,12 +242,13 @@ impl Filter for Collapse {
     }
 }
 
-fn collapse(text: &str, out: &mut String) {
+fn collapse(text: &str, out: &mut String) -> bool {
     let mut state = Collapse { after_space: true };
     filter(text, out, &mut state);
     if state.after_space {
         out.pop();
     }
+    true
 }
 
 /// ASCII of general category P.
@@ -278,8 +277,9 @@ impl Filter for Strip {
     }
 }
 
-fn strip(text: &str, out: &mut String) {
+fn strip(text: &str, out: &mut String) -> bool {
     filter(text, out, &mut Strip);
+    true
 }
 
 fn is_punctuation(character: char) -> bool {
@@ -394,13 +394,6 @@ mod tests {
                 let text = format!("a{character}b");
                 assert_eq!(normalise(&[step], &text, &mut buffers), plain(&[step], &text), "{step:?} {character:?}");
             }
-        }
-    }
-
-    #[test]
-    fn inert_characters_are_left_alone() {
-        for character in ('\0'..=char::MAX).filter(|character| is_inert(*character)) {
-            assert_eq!(is_nfc_quick([character, character].into_iter()), IsNormalized::Yes, "{character:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use super::english::English;
 use super::hash;
 use super::murmur::murmur3_x86;
 use super::normalise::{Buffers, Step, normalise};
+use super::simple::{MARK, OTHER, SPACE, STARTER, Simple, is_composed};
 use super::simplify::{Peer, Simplifier};
 use super::words::{Found, island_words, scan, words};
 
@@ -59,7 +60,7 @@ pub struct Shingler {
 /// Where units come from.
 #[derive(Debug)]
 enum Source {
-    Steps { steps: Vec<Step>, buffers: Buffers, island: String },
+    Steps { steps: Vec<Step>, forms: Vec<Step>, buffers: Buffers, island: String },
     Datatrove { simplifier: Simplifier, english: English },
     DataPrepKit { simplifier: Simplifier },
 }
@@ -68,7 +69,9 @@ impl Shingler {
     /// Shingles of the text after `steps`.
     #[must_use]
     pub fn new(steps: &[Step], shingle: Shingle, hash: ShingleHash) -> Self {
-        Self::of(Source::Steps { steps: steps.to_vec(), buffers: Buffers::default(), island: String::new() }, shingle, hash)
+        let forms = steps.iter().copied().filter(|step| *step != Step::CollapseWhitespace).collect();
+        let source = Source::Steps { steps: steps.to_vec(), forms, buffers: Buffers::default(), island: String::new() };
+        Self::of(source, shingle, hash)
     }
 
     /// The shingles of datatrove 0.10: `size` tokens of spaCy's blank English after `simplify_text`, hashed by XXH64. A text of fewer
@@ -109,14 +112,13 @@ impl Shingler {
     fn hash_units(&mut self, text: &str) {
         let units = &mut self.units;
         units.clear();
-        if let (Source::Steps { steps, buffers, island }, Unit::Words) = (&mut self.source, self.shingle.unit)
+        if let (Source::Steps { steps, forms, buffers, island }, Unit::Words) = (&mut self.source, self.shingle.unit)
             && !steps.contains(&Step::StripPunctuation)
         {
-            let collapse = steps.contains(&Step::CollapseWhitespace);
             if steps.contains(&Step::Lowercase) {
-                scan(text, &mut Fused::<true> { text, steps, collapse, buffers, island, units });
+                scan(text, &mut Fused::<true> { text, steps, forms, buffers, island, units });
             } else {
-                scan(text, &mut Fused::<false> { text, steps, collapse, buffers, island, units });
+                scan(text, &mut Fused::<false> { text, steps, forms, buffers, island, units });
             }
             return;
         }
@@ -180,29 +182,73 @@ impl Source {
 struct Fused<'a, const LOWER: bool> {
     text: &'a str,
     steps: &'a [Step],
-    collapse: bool,
+    /// The steps but for [`Step::CollapseWhitespace`].
+    forms: &'a [Step],
     buffers: &'a mut Buffers,
     island: &'a mut String,
     units: &'a mut Vec<u64>,
 }
 
 impl<const LOWER: bool> Found for Fused<'_, LOWER> {
+    #[inline(always)]
     fn ascii(&mut self, start: usize, end: usize) {
         self.units.push(hash::ascii_unit::<LOWER>(self.text.as_bytes(), start, end));
     }
 
+    #[inline(never)]
     fn island(&mut self, start: usize, end: usize) {
-        let island = &self.text[start..end];
-        let mut normal = normalise(self.steps, island, self.buffers);
-        if self.collapse && start > 0 && island.starts_with(char::is_whitespace) {
-            // Not the start of the text: white space becomes a space there, and a mark after it joins it.
-            self.island.clear();
-            self.island.push(' ');
-            self.island.push_str(normal);
-            normal = self.island;
+        let Self { steps, forms, buffers, island, units, .. } = self;
+        let text = &self.text[start..end];
+        let Survey { inert, collapsed } = survey(text);
+        if inert
+            && (collapsed || steps.len() == forms.len())
+            && matches!(forms, [] | [Step::Nfc] | [Step::Lowercase] | [Step::Nfc, Step::Lowercase])
+        {
+            return island_words(text, &mut |word, lower| {
+                if !LOWER || lower {
+                    return units.push(hash::unit(word.as_bytes()));
+                }
+                island.clear();
+                for character in word.chars() {
+                    if character.is_ascii() { island.push(character.to_ascii_lowercase()) } else { island.extend(character.to_lowercase()) }
+                }
+                units.push(hash::unit(island.as_bytes()));
+            });
         }
-        island_words(normal, &mut |word| self.units.push(hash::unit(word.as_bytes())));
+        let mut each = |word: &str, _: bool| units.push(hash::unit(word.as_bytes()));
+        if collapsed {
+            return island_words(normalise(forms, text, buffers), &mut each);
+        }
+        let normal = normalise(steps, text, buffers);
+        if steps.len() == forms.len() || start == 0 || !text.starts_with(char::is_whitespace) {
+            return island_words(normal, &mut each);
+        }
+        // Not the start of the text: white space is a space there, which a mark may follow.
+        island.clear();
+        island.push(' ');
+        island.push_str(normal);
+        island_words(island, &mut each);
     }
+}
+
+/// What is true of an island.
+struct Survey {
+    /// Composition leaves it alone, and the lower case of each character depends on no other.
+    inert: bool,
+    /// Its words are the same once its white space is collapsed: all of it separates, and no mark follows any.
+    collapsed: bool,
+}
+
+fn survey(island: &str) -> Survey {
+    let table = Simple::table();
+    let (mut before, mut inert, mut collapsed) = (STARTER, true, true);
+    for character in island.chars() {
+        let flags = table.of(character);
+        collapsed &= flags & (SPACE | OTHER) != SPACE | OTHER && (before & SPACE == 0 || flags & (MARK | OTHER) == 0);
+        inert &= is_composed(before, flags) && character != 'Σ';
+        before = flags;
+    }
+    Survey { inert, collapsed }
 }
 
 #[cfg(test)]

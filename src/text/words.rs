@@ -16,6 +16,10 @@
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::normalise::ascii_length;
+use super::simple::{
+    ALONE, ALPHANUMERIC, BETWEEN, BETWEEN_DIGITS, BETWEEN_LETTERS, DIGIT, LETTER, LOWER, MARK, OTHER, SPACE, Simple, UNDERSCORE, WORD,
+    is_katakana,
+};
 
 /// Calls `each` with the words of `text`, in order.
 pub fn words<'a>(text: &'a str, each: impl FnMut(&'a str)) {
@@ -29,7 +33,7 @@ pub fn words<'a>(text: &'a str, each: impl FnMut(&'a str)) {
         }
 
         fn island(&mut self, start: usize, end: usize) {
-            island_words(&self.text[start..end], &mut self.each);
+            island_words(&self.text[start..end], &mut |word, _| (self.each)(word));
         }
     }
     scan(text, &mut Words { text, each });
@@ -44,113 +48,35 @@ pub(super) trait Found {
     fn island(&mut self, start: usize, end: usize);
 }
 
-/// The place of a character in UAX #29, as far as it is simple.
-mod class {
-    /// A letter that makes words.
-    pub(super) const LETTER: u8 = 1;
-    /// A digit.
-    pub(super) const DIGIT: u8 = 1 << 1;
-    /// An underscore.
-    pub(super) const UNDERSCORE: u8 = 1 << 2;
-    /// All that makes words.
-    pub(super) const WORD: u8 = LETTER | DIGIT | UNDERSCORE;
-    /// Belongs to a word if it stands between two letters.
-    pub(super) const BETWEEN_LETTERS: u8 = 1 << 3;
-    /// Belongs to a word if it stands between two digits.
-    pub(super) const BETWEEN_DIGITS: u8 = 1 << 4;
-    /// Either.
-    pub(super) const BETWEEN: u8 = BETWEEN_LETTERS | BETWEEN_DIGITS;
-    /// Belongs to nothing, but marks after it belong to it: the start of a segment, and if it is a letter or a number, of a word.
-    pub(super) const ALONE: u8 = 1 << 5;
-    /// The same, and the rule of the final sigma looks through it.
-    pub(super) const TRANSPARENT: u8 = 1 << 6;
-    /// Not known here: marks, joiners, emoji, Hebrew, and whatever is not worth a range. The crate knows it.
-    pub(super) const OTHER: u8 = 1 << 7;
-}
-
-/// Classes of ASCII.
-const ASCII: [u8; 128] = {
-    let mut classes = [class::ALONE; 128];
+/// How ASCII ties things together.
+const ASCII: [u16; 128] = {
+    let mut classes = [ALONE; 128];
     let mut byte = 0;
     while byte < 128 {
         classes[byte] = match byte as u8 {
-            b'a'..=b'z' | b'A'..=b'Z' => class::LETTER,
-            b'0'..=b'9' => class::DIGIT,
-            b'_' => class::UNDERSCORE,
-            b'\'' | b'.' => class::BETWEEN,
-            b':' => class::BETWEEN_LETTERS,
-            b',' | b';' => class::BETWEEN_DIGITS,
-            b'^' | b'`' => class::TRANSPARENT,
-            _ => class::ALONE,
+            b'a'..=b'z' | b'A'..=b'Z' => LETTER,
+            b'0'..=b'9' => DIGIT,
+            b'_' => UNDERSCORE,
+            b'\'' | b'.' => BETWEEN,
+            b':' => BETWEEN_LETTERS,
+            b',' | b';' => BETWEEN_DIGITS,
+            // The rule of the final sigma looks through them, as through some of the above.
+            b'^' | b'`' => OTHER,
+            _ => ALONE,
         };
         byte += 1;
     }
     classes
 };
 
-/// The class of a character. The ranges are those of common scripts; the tests compare them with the crate.
-fn class_of(character: char) -> u8 {
-    match character {
-        '\0'..='\u{7F}' => ASCII[character as usize],
-        '\u{C0}'..='\u{D6}'
-        | '\u{D8}'..='\u{F6}'
-        | '\u{F8}'..='\u{24F}'
-        | '\u{388}'..='\u{38A}'
-        | '\u{38E}'..='\u{3A1}'
-        | '\u{3A3}'..='\u{3F5}'
-        | '\u{400}'..='\u{481}'
-        | '\u{48A}'..='\u{52F}'
-        | '\u{620}'..='\u{64A}'
-        | '\u{3005}'
-        | '\u{AC00}'..='\u{D7A3}' => class::LETTER,
-        '\u{660}'..='\u{669}' => class::DIGIT,
-        '\u{2018}'..='\u{2019}' | '\u{FF0E}' => class::BETWEEN,
-        '\u{B7}' | '\u{FF1A}' => class::BETWEEN_LETTERS,
-        '\u{FF0C}' | '\u{FF1B}' => class::BETWEEN_DIGITS,
-        _ if is_plain(character) || is_ideograph(character) || is_katakana(character) => class::ALONE,
-        '\u{A1}'..='\u{A7}' | '\u{AB}' | '\u{AC}' | '\u{B0}'..='\u{B3}' | '\u{B9}' | '\u{BB}'..='\u{BF}' | '\u{D7}' | '\u{F7}' => {
-            class::ALONE
-        }
-        '\u{3001}'..='\u{3003}'
-        | '\u{3007}'..='\u{3029}'
-        | '\u{FF01}'
-        | '\u{FF08}'
-        | '\u{FF09}'
-        | '\u{FF1F}'
-        | '\u{F900}'..='\u{FAFF}'
-        | '\u{20000}'..='\u{3FFFD}' => class::ALONE,
-        _ => class::OTHER,
-    }
-}
-
-/// Common symbols that no normalisation changes: as long as ASCII follows, they are like an ASCII separator.
-fn is_plain(character: char) -> bool {
-    matches!(character,
-        '\u{2013}'..='\u{2014}' | '\u{201C}'..='\u{201E}' | '\u{2020}'..='\u{2022}' | '\u{2190}'..='\u{2193}' | '\u{2500}'..='\u{257F}')
-}
-
-/// The common blocks of Han and Hiragana: all of them letters.
-fn is_ideograph(character: char) -> bool {
-    matches!(character, '\u{3041}'..='\u{3096}' | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}')
-}
-
-/// Word_Break=Katakana, all of it.
-fn is_katakana(character: char) -> bool {
-    matches!(character,
-        '\u{3031}'..='\u{3035}' | '\u{309B}'..='\u{309C}' | '\u{30A0}'..='\u{30FA}' | '\u{30FC}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}'
-        | '\u{32D0}'..='\u{32FE}' | '\u{3300}'..='\u{3357}' | '\u{FF66}'..='\u{FF9D}' | '\u{1AFF0}'..='\u{1AFF3}'
-        | '\u{1AFF5}'..='\u{1AFFB}' | '\u{1AFFD}'..='\u{1AFFE}' | '\u{1B000}' | '\u{1B120}'..='\u{1B122}' | '\u{1B155}'
-        | '\u{1B164}'..='\u{1B167}')
-}
-
 /// The class of a byte; none if it is not ASCII.
-fn byte_class(byte: u8) -> u8 {
+fn byte_class(byte: u8) -> u16 {
     ASCII.get(usize::from(byte)).copied().unwrap_or(0)
 }
 
 /// Whether an island may end before this byte: it is ASCII and ties nothing together.
 fn separates(byte: u8) -> bool {
-    byte_class(byte) == class::ALONE
+    byte_class(byte) == ALONE
 }
 
 /// White space of ASCII.
@@ -158,8 +84,32 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | 9..=13)
 }
 
-/// Walks over a text.
+/// Common symbols that no normalisation changes: as long as ASCII follows, they are like an ASCII separator. So is a no-break space.
+fn is_plain(character: char) -> bool {
+    matches!(character,
+        '\u{2013}'..='\u{2014}' | '\u{201C}'..='\u{201E}' | '\u{2020}'..='\u{2022}' | '\u{2190}'..='\u{2193}' | '\u{2500}'..='\u{257F}')
+}
+
+/// Walks over a text, with the instructions that the machine has.
 pub(super) fn scan(text: &str, found: &mut impl Found) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        struct Scan<'a, F>(&'a str, &'a mut F);
+        impl<F: Found> pulp::NullaryFnOnce for Scan<'_, F> {
+            type Output = ();
+
+            #[inline(always)]
+            fn call(self) {
+                portable_scan(self.0, self.1);
+            }
+        }
+        return simd.vectorize(Scan(text, found));
+    }
+    portable_scan(text, found);
+}
+
+#[inline(always)]
+fn portable_scan(text: &str, found: &mut impl Found) {
     let bytes = text.as_bytes();
     let mut at = 0;
     loop {
@@ -180,11 +130,13 @@ pub(super) fn scan(text: &str, found: &mut impl Found) {
     }
 }
 
-/// The length of the character at `at` if it does not make an island.
+/// The length of the character at `at` if it does not make an island: no mark follows, and if it is white space, none before it.
 fn plain_length(text: &str, at: usize) -> Option<usize> {
-    let character = text[at..].chars().next().filter(|character| is_plain(*character))?;
+    let character = text[at..].chars().next()?;
+    let bytes = text.as_bytes();
+    let plain = is_plain(character) || character == '\u{A0}' && at > 0 && !is_space(bytes[at - 1]);
     let length = character.len_utf8();
-    text.as_bytes().get(at + length).is_none_or(u8::is_ascii).then_some(length)
+    (plain && bytes.get(at + length).is_none_or(u8::is_ascii)).then_some(length)
 }
 
 /// Where the island starts that holds the first other character after `from`: at a separator before it, at all white space if that
@@ -216,47 +168,40 @@ fn island_end(bytes: &[u8], mut at: usize) -> usize {
 const BLOCK: usize = 64;
 
 /// The words of an ASCII stretch that starts and ends where a word may.
+#[inline(always)]
 fn ascii_words(bytes: &[u8], from: usize, to: usize, found: &mut impl Found) {
+    // Where the word starts that is open.
     let mut open = None;
-    let mut emit = |start: usize, end: usize| {
-        // Underscores alone are no word.
-        if bytes[start] != b'_' || bytes[start..end].iter().any(|byte| *byte != b'_') {
-            found.ascii(start, end);
-        }
-    };
     let mut at = from;
     while at < to {
         let mask = block_words(bytes, from, to, at);
         // Each bit is an edge: a word starts or ends.
         let mut edges = mask ^ (mask << 1 | u64::from(open.is_some()));
-        if let Some(start) = open {
-            if edges == 0 {
-                at += BLOCK;
-                continue;
-            }
-            emit(start, at + edges.trailing_zeros() as usize);
-            edges &= edges - 1;
-            open = None;
-        }
         while edges != 0 {
-            let start = at + edges.trailing_zeros() as usize;
+            let edge = at + edges.trailing_zeros() as usize;
             edges &= edges - 1;
-            if edges == 0 {
-                open = Some(start);
-                break;
+            match open.take() {
+                None => open = Some(edge),
+                Some(start) => ascii_word(bytes, start, edge, found),
             }
-            emit(start, at + edges.trailing_zeros() as usize);
-            edges &= edges - 1;
         }
         at += BLOCK;
     }
     if let Some(start) = open {
-        emit(start, to);
+        ascii_word(bytes, start, to, found);
+    }
+}
+
+/// Hands a word on; underscores alone are none.
+#[inline(always)]
+fn ascii_word(bytes: &[u8], start: usize, end: usize, found: &mut impl Found) {
+    if bytes[start] != b'_' || bytes[start..end].iter().any(|byte| *byte != b'_') {
+        found.ascii(start, end);
     }
 }
 
 /// A bit for each byte of the block at `at` of the stretch `from..to` that belongs to a word.
-#[inline]
+#[inline(always)]
 fn block_words(bytes: &[u8], from: usize, to: usize, at: usize) -> u64 {
     let (mut words, mut middles) = match bytes[at..].first_chunk::<BLOCK>() {
         Some(block) => masks(block),
@@ -289,13 +234,12 @@ fn joins(before: u8, middle: u8, after: u8) -> bool {
     classes_join(byte_class(before), byte_class(middle), byte_class(after))
 }
 
-fn classes_join(before: u8, middle: u8, after: u8) -> bool {
-    middle & class::BETWEEN_LETTERS != 0 && before & after & class::LETTER != 0
-        || middle & class::BETWEEN_DIGITS != 0 && before & after & class::DIGIT != 0
+fn classes_join(before: u16, middle: u16, after: u16) -> bool {
+    middle & BETWEEN_LETTERS != 0 && before & after & LETTER != 0 || middle & BETWEEN_DIGITS != 0 && before & after & DIGIT != 0
 }
 
 /// Which bytes make words, and which may stand inside one.
-#[inline]
+#[inline(always)]
 fn masks(block: &[u8; BLOCK]) -> (u64, u64) {
     let words = block.map(|byte| {
         let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
@@ -310,7 +254,7 @@ fn masks(block: &[u8; BLOCK]) -> (u64, u64) {
 }
 
 /// The highest bits of all bytes.
-#[inline]
+#[inline(always)]
 fn gather(bytes: &[u8; BLOCK]) -> u64 {
     let (words, _) = bytes.as_chunks::<8>();
     words.iter().rev().fold(0, |mask, word| {
@@ -320,57 +264,78 @@ fn gather(bytes: &[u8; BLOCK]) -> u64 {
     })
 }
 
-/// The words of an island: found here where all is simple, and by the crate in the pieces around what is not.
-pub(super) fn island_words<'a>(island: &'a str, each: &mut impl FnMut(&'a str)) {
-    let first = |at: usize| island[at..].chars().next().map(|character| (character, class_of(character)));
-    let mut at = 0;
-    // The classes of the character before and of the word that is open, and where the former and the latter start.
-    let (mut before, mut word, mut previous, mut start) = (class::ALONE, 0, 0, 0);
-    let mut next = first(0);
-    while let Some((character, class)) = next {
-        let end = at + character.len_utf8();
-        next = first(end);
-        let after = next.map_or(class::ALONE, |(_, class)| class);
-        if class & class::OTHER != 0 || word != 0 && class & class::BETWEEN != 0 && after & class::OTHER != 0 {
+/// The words of an island: found here where all is simple, and by the crate in the pieces around what is not. The flag says that a
+/// word is known to be in lower case.
+pub(super) fn island_words<'a>(island: &'a str, each: &mut impl FnMut(&'a str, bool)) {
+    let table = Simple::table();
+    let read = |at: usize| match island.as_bytes().get(at) {
+        Some(byte) if byte.is_ascii() => Some((at + 1, table.of(char::from(*byte)))),
+        _ => island[at..].chars().next().map(|character| (at + character.len_utf8(), table.of(character))),
+    };
+    // Where the character before starts, and its class, marks left out. Of the segment that is open: where it starts, what is true of
+    // one of its characters, and what is true of all.
+    let (mut previous, mut before, mut start, mut some, mut all) = (0, 0, 0, 0, 0);
+    let (mut at, mut next) = (0, read(0));
+    while let Some((end, flags)) = next {
+        next = read(end);
+        let after = next.map_or(ALONE, |(_, flags)| flags);
+        let marked_middle = some & WORD != 0 && flags & BETWEEN != 0 && after & (MARK | OTHER) != 0;
+        if flags & OTHER != 0 || flags & MARK != 0 && some == 0 || marked_middle {
             // What stands before may belong to it, if only as what a mark marks.
-            let from = if word != 0 { start } else { white_space_before(island, at, previous) };
-            let to = piece_end(island, end);
-            piece_words(&island[from..to], each);
-            (at, before, word, next) = (to, class::ALONE, 0, first(to));
-            previous = to;
+            let from = if some != 0 { start } else { white_space_before(table, island, at, previous) };
+            let to = piece_end(table, island, end);
+            piece_words(&island[from..to], &mut |word| each(word, false));
+            (previous, before, some) = (to, 0, 0);
+            (at, next) = (to, read(to));
             continue;
         }
-        if class & class::WORD != 0 {
-            if word == 0 {
-                start = at;
+        let extends =
+            flags & MARK != 0 || some & WORD != 0 && (flags & WORD != 0 || flags & BETWEEN != 0 && classes_join(before, flags, after));
+        if extends {
+            (some, all) = (some | flags & !BETWEEN, all & flags);
+        } else {
+            if some & ALPHANUMERIC != 0 {
+                each(&island[start..at], all & LOWER != 0);
             }
-            word |= class;
-        } else if word == 0 || !classes_join(before, class, after) {
-            if word & !class::UNDERSCORE != 0 {
-                each(&island[start..at]);
-            }
-            word = 0;
-            if class & class::ALONE != 0 && after & class::OTHER == 0 && (is_ideograph(character) || character.is_alphanumeric()) {
-                each(&island[at..end]);
+            // What is neither makes no word and takes marks as a piece.
+            let opens = flags & (WORD | ALPHANUMERIC) != 0 || flags & (ALONE | SPACE) == ALONE && end - at > 1;
+            (start, some, all) = (at, if opens { flags } else { 0 }, flags);
+        }
+        if flags & MARK == 0 {
+            before = flags;
+        }
+        (previous, at) = (at, end);
+        if some & WORD != 0 {
+            // The usual case: the word goes on.
+            while let Some((end, flags)) = next
+                && flags & WORD != 0
+            {
+                (some, all, before) = (some | flags, all & flags, flags);
+                (previous, at, next) = (at, end, read(end));
             }
         }
-        (previous, before, at) = (at, class, end);
     }
-    if word & !class::UNDERSCORE != 0 {
-        each(&island[start..]);
+    if some & ALPHANUMERIC != 0 {
+        each(&island[start..], all & LOWER != 0);
     }
 }
 
 /// Where the piece starts whose first unknown character is at `at`: at the character before it, or at all white space there.
-fn white_space_before(island: &str, at: usize, previous: usize) -> usize {
-    let spaces = island.as_bytes()[..at].iter().rev().take_while(|byte| is_space(**byte)).count();
-    if spaces == 0 { previous } else { at - spaces }
+fn white_space_before(table: Simple, island: &str, at: usize, previous: usize) -> usize {
+    let without = island[..at].trim_end_matches(|character| table.of(character) & SPACE != 0);
+    if without.len() == at { previous } else { without.len() }
 }
 
 /// Where a piece with unknown characters ends that goes on at `at`: before a character that nothing can tie to them.
-fn piece_end(island: &str, at: usize) -> usize {
-    // Quotation marks may stand between Hebrew letters, and white space may follow other white space.
-    let ends = |character: char| class_of(character) == class::ALONE && character != '"' && !character.is_whitespace();
+fn piece_end(table: Simple, island: &str, at: usize) -> usize {
+    let mut after_space = true;
+    let ends = |character: char| {
+        // Quotation marks may stand between Hebrew letters, and white space joins other white space.
+        let flags = table.of(character);
+        let ends = flags & ALONE != 0 && character != '"' && !(flags & SPACE != 0 && after_space);
+        after_space = flags & SPACE != 0;
+        ends
+    };
     island[at..].find(ends).map_or(island.len(), |length| at + length)
 }
 
@@ -398,7 +363,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::text::oracle::{self, awkward, plain_words as plain};
+    use crate::text::oracle::{awkward, plain_words as plain};
+    use crate::text::simple::{COMPOSED, STARTER};
 
     fn found(text: &str) -> Vec<&str> {
         let mut found = Vec::new();
@@ -470,48 +436,18 @@ mod tests {
         }
     }
 
-    /// Each class is that of the crate: by what it is tied to.
     #[test]
-    fn classes_are_those_of_unicode() {
-        let segments = |text: String| text.split_word_bounds().count();
-        for character in '\0'..=char::MAX {
-            let class = class_of(character);
-            assert_eq!(is_katakana(character), oracle::is_katakana(character), "{character:?}");
-            if class == class::OTHER {
-                continue;
-            }
-            // Between letters, digits and spaces; after a joiner and an emoji; before a mark; between Hebrew letters.
-            let c = character;
-            let ties = [
-                segments(format!("a{c}")),
-                segments(format!("1{c}")),
-                segments(format!("_{c}")),
-                segments(format!("{c}{c}")),
-                segments(format!("a{c}b")),
-                segments(format!("1{c}2")),
-                segments(format!("\u{200d}{c}")),
-                segments(format!("{c}\u{301}")),
-            ];
-            let wanted = match class {
-                class::LETTER => [1, 1, 1, 1, 1, 1, 2, 1],
-                class::DIGIT => [1, 1, 1, 1, 1, 1, 2, 1],
-                class::UNDERSCORE => [1, 1, 1, 1, 1, 1, 2, 1],
-                class::BETWEEN_LETTERS => [2, 2, 2, 2, 1, 3, 2, 1],
-                class::BETWEEN_DIGITS => [2, 2, 2, 2, 3, 1, 2, 1],
-                _ if class == class::BETWEEN => [2, 2, 2, 2, 1, 1, 2, 1],
-                _ if is_katakana(character) => [2, 2, 1, 1, 3, 3, 2, 1],
-                _ if c == ' ' => [2, 2, 2, 1, 3, 3, 2, 1],
-                _ if matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}') => [2, 2, 2, 2, 3, 3, 2, 2],
-                _ => [2, 2, 2, 2, 3, 3, 2, 1],
-            };
-            assert_eq!(ties, wanted, "{character:?} {class}");
-            if class == class::LETTER || class == class::DIGIT {
-                let joined = if class == class::LETTER { [1, 3] } else { [3, 1] };
-                assert_eq!([segments(format!("a:{c}")), segments(format!("1,{c}"))], joined, "{character:?}");
-                assert!(character.is_alphanumeric());
-            }
-            assert!(!is_ideograph(c) || c.is_alphanumeric(), "{character:?}");
-            assert!(!is_plain(character) || !c.is_alphanumeric() && !c.is_whitespace(), "{character:?}");
+    fn ascii_has_the_classes_of_all_characters() {
+        let table = Simple::table();
+        for byte in 0..128_u8 {
+            let class = table.of(char::from(byte)) & (WORD | BETWEEN | ALONE);
+            assert!(byte_class(byte) == class || matches!(byte, b'^' | b'`'), "{byte}");
+            let transparent = "aΣ\u{0}b".replace('\0', &char::from(byte).to_string()).to_lowercase().starts_with("aσ");
+            assert_eq!(transparent, !separates(byte) && byte != b'_' && !byte.is_ascii_digit() && !matches!(byte, b',' | b';'), "{byte}");
+        }
+        for c in ('\0'..=char::MAX).filter(|c| is_plain(*c)) {
+            assert_eq!(table.of(c), ALONE | COMPOSED | STARTER | LOWER, "{c:?}");
+            assert!("aΣ\0b".replace('\0', &c.to_string()).to_lowercase().starts_with("aς"));
         }
     }
 

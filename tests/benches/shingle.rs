@@ -17,6 +17,20 @@ use trommel::text::words::words;
 
 const STEPS: [Step; 3] = [Step::Nfc, Step::Lowercase, Step::CollapseWhitespace];
 
+/// Sentences without and with many words that are not ASCII.
+const LANGUAGES: [(&str, &str); 7] = [
+    (
+        "French",
+        "L\u{2019}été dernier, les élèves ont visité le château où le duc fut enfermé\u{a0}; « c\u{2019}était très beau », dit\u{2011}elle. ",
+    ),
+    ("Russian", "Прошлым летом ученики посетили замок, где был заключён герцог; «это было очень красиво», — сказала она. "),
+    ("Arabic", "في الصيف الماضي زار الطلاب القلعة التي سُجن فيها الدوق، وقالت إنها كانت جميلة جدا. "),
+    ("Hindi", "पिछली गर्मियों में छात्रों ने उस किले का दौरा किया जहाँ ड्यूक को कैद किया गया था। "),
+    ("Chinese", "去年夏天，学生们参观了公爵被囚禁的城堡；她说：“那里非常美丽。”"),
+    ("Japanese", "去年の夏、生徒たちは公爵が幽閉されていたキャッスルを訪れた。「とても美しかった」と彼女は言った。"),
+    ("Thai", "ฤดูร้อนที่แล้วนักเรียนได้ไปเยี่ยมชมปราสาทที่ดยุกถูกคุมขัง เธอบอกว่ามันสวยงามมาก "),
+];
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let value = |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)).cloned();
@@ -24,6 +38,10 @@ fn main() {
     let repeats = value("--repeats").map_or(5, |text| text.parse().unwrap());
     let only = value("--only").unwrap_or_default();
     measure("generated", &generated(bytes), &only, repeats);
+    for (name, sentence) in LANGUAGES {
+        let document = sentence.repeat(6_000 / sentence.len() + 1);
+        measure(name, &vec![document; bytes / 6_000], &only, repeats);
+    }
     if let Some(path) = arguments.first().filter(|argument| !argument.starts_with("--")) {
         let text = std::fs::read_to_string(path).unwrap();
         measure(path, &documents(&text), &only, repeats);
