@@ -4,4 +4,5 @@ pub mod artefacts;
 pub mod commit;
 pub mod lineage;
 pub mod manifest;
+pub mod vectors;
 pub mod verify;
