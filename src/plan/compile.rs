@@ -1,6 +1,6 @@
 //! From a checked pipeline to a plan: which stages a source's first scan decides, which columns it reads, what stands below what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -55,6 +55,8 @@ pub struct PlannedStage {
     pub embedding: Option<usize>,
     /// For each source, whether its rows can reach this stage.
     pub reached_by: Vec<bool>,
+    /// The stages that it stands below, as places in the plan.
+    above: BTreeSet<usize>,
 }
 
 impl Plan {
@@ -80,7 +82,14 @@ impl Plan {
                 })
                 .collect();
             let embedding = graph.embedding(*index).map(place);
-            stages.push(PlannedStage { id: entry.id.clone(), config: entry.config.clone(), inputs, embedding, reached_by });
+            let mut above = BTreeSet::new();
+            for input in &inputs {
+                if let Input::Stage(stage) = input {
+                    above.insert(*stage);
+                    above.extend(stages.get(*stage).into_iter().flat_map(|stage| &stage.above));
+                }
+            }
+            stages.push(PlannedStage { id: entry.id.clone(), config: entry.config.clone(), inputs, embedding, reached_by, above });
         }
         let sources = pipeline.sources.iter().enumerate().map(|(index, source)| {
             let roles = Roles { text: source.text.clone(), id: source.id_column.clone() };
@@ -111,18 +120,7 @@ impl Plan {
     /// Whether rows that stage `above` lets through can reach stage `below`.
     #[must_use]
     pub fn is_below(&self, below: usize, above: usize) -> bool {
-        self.stages.get(below).is_some_and(|stage| {
-            stage.inputs.iter().any(|input| matches!(input, Input::Stage(stage) if *stage == above || self.is_below(*stage, above)))
-        })
-    }
-
-    /// Whether what stage `stage` lets through goes to the sink.
-    #[must_use]
-    pub fn reaches_sink(&self, stage: usize) -> bool {
-        match self.sink_input {
-            Input::Stage(last) => last == stage || self.is_below(last, stage),
-            Input::Source(_) => false,
-        }
+        self.stages.get(below).is_some_and(|stage| stage.above.contains(&above))
     }
 
     /// The plan as manifests hold it and run ids hash it: everything that can change the output, nothing that cannot. That is the
