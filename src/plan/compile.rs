@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::graph::Graph;
 pub use super::graph::Input;
 use crate::config::model::{Pipeline, Sink};
+use crate::dataset::snapshot::Shard;
 use crate::ids::StageId;
 use crate::stages::StageConfig;
 use crate::stages::seam::Roles;
@@ -38,8 +39,23 @@ pub struct PlannedSource {
     pub roles: Roles,
     /// The stages that its first scan decides or makes features for, in order.
     pub steps: Vec<usize>,
-    /// The columns that the first scan reads; `None` for all.
-    pub columns: Option<Vec<String>>,
+    /// The columns that the first scan reads of every shard.
+    pub columns: Vec<String>,
+    /// Whether it reads all columns of shards that may have rows without an id.
+    pub content: bool,
+}
+
+impl PlannedSource {
+    /// The columns that the first scan reads of `shard`, and whether these are all that it has.
+    #[must_use]
+    pub fn reads<'a>(&'a self, shard: &'a Shard) -> (Vec<&'a str>, bool) {
+        let has_ids = self.roles.id.as_deref().is_some_and(|id| shard.has_no_nulls(id));
+        if self.content && !has_ids {
+            (shard.schema.fields().iter().map(|field| field.name().as_str()).collect(), true)
+        } else {
+            (self.columns.iter().map(String::as_str).collect(), false)
+        }
+    }
 }
 
 /// A stage in a plan.
@@ -96,15 +112,15 @@ impl Plan {
             let steps: Vec<usize> =
                 (0..stages.len()).filter(|stage| stages[*stage].reached_by[index] && stages[*stage].config.scanned().is_some()).collect();
             let mut columns: Vec<String> = roles.id.iter().cloned().collect();
-            let mut all = false;
+            let mut content = false;
             for step in &steps {
                 let needs = stages[*step].config.needs(&roles);
-                all |= needs.all_columns;
+                content |= needs.content;
                 columns.extend(needs.columns.iter().map(|name| roles.column(name).to_owned()));
             }
             columns.sort_unstable();
             columns.dedup();
-            PlannedSource { id: source.id.clone(), roles, steps, columns: (!all).then_some(columns) }
+            PlannedSource { id: source.id.clone(), roles, steps, columns, content }
         });
         Self {
             name: pipeline.name.clone(),
@@ -124,10 +140,14 @@ impl Plan {
     }
 
     /// The plan as manifests hold it and run ids hash it: everything that can change the output, nothing that cannot. That is the
-    /// declaration, with the version of each stage kind, and with `models`, which names the model of each embed stage that has one.
+    /// declaration, with the version of each stage kind, with `models`, which names the model of each embed stage that has one, and
+    /// with `limit_rows`, if only so many rows of the corpus were asked for.
     #[must_use]
-    pub fn canonical(&self, models: &BTreeMap<usize, String>) -> Value {
+    pub fn canonical(&self, models: &BTreeMap<usize, String>, limit_rows: Option<u64>) -> Value {
         let mut plan = self.declared.clone();
+        if let (Some(plan), Some(rows)) = (plan.as_object_mut(), limit_rows) {
+            plan.insert("limit_rows".into(), json!(rows));
+        }
         for entry in plan.get_mut("stages").and_then(Value::as_array_mut).into_iter().flatten() {
             let place = self.stages.iter().position(|stage| entry.get("id").and_then(Value::as_str) == Some(stage.id.as_str()));
             if let (Some(entry), Some(place)) = (entry.as_object_mut(), place) {
