@@ -104,6 +104,18 @@ def near(row):
     return row["reason"] == "near_duplicate"
 
 
+def named_semantic(row):
+    return semantic(row) and row["copies"] > 0
+
+
+def name_a_dropped_row(rows, place):
+    """Names a row that the same stage dropped."""
+    other = next((row for i, row in enumerate(rows) if i != place and row["stage"] == rows[place]["stage"]), None)
+    if other is None:
+        raise LookupError("one such row only")
+    rows[place].update(kept_shard=other["shard"], kept_row=other["row"], kept_doc_id=other["doc_id"])
+
+
 FAULTS = {
     "a changed byte": ("output files as in the manifest", spoil_byte),
     "a stray file": ("output files as in the manifest", stray_file),
@@ -116,6 +128,11 @@ FAULTS = {
     "a row that names itself": (
         "representatives",
         lambda o: edit_lineage(o, exact, assign(kept_shard=lambda r: r["shard"], kept_row=lambda r: r["row"], kept_doc_id=lambda r: r["doc_id"])),
+    ),
+    "a representative that its stage dropped": ("representatives", lambda o: edit_lineage(o, exact, name_a_dropped_row)),
+    "a chain that ends as a duplicate of nobody": (
+        "representatives",
+        lambda o: edit_lineage(o, named_semantic, assign(kept_source=None, kept_shard=None, kept_row=None, kept_doc_id=None)),
     ),
     "a representative past the end": ("representatives", lambda o: edit_lineage(o, exact, assign(kept_row=2**39))),
     "a representative that is another row": ("equal their representatives", lambda o: edit_lineage(o, exact, assign(kept_row=lambda r: r["kept_row"] + 1))),

@@ -115,20 +115,20 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
 fn scan_phases(cx: &RunContext) -> Result<Vec<PhasePlan>> {
     let mut phases = Vec::new();
     for (index, source) in cx.plan.sources.iter().enumerate() {
-        let (mut tasks, mut cached, mut size) = (0, 0, 0);
+        let (mut tasks, mut cached, mut size, mut whole) = (0, 0, 0, 0);
         for shard in cx.snapshot.shards.iter().filter(|shard| shard.source == index) {
             tasks += 1;
-            size += match &source.columns {
-                Some(columns) => columns.iter().map(|column| column_bytes(shard, column)).sum(),
-                None => shard.bytes,
-            };
+            let (columns, all) = source.reads(shard);
+            whole += u64::from(all);
+            size += if all { shard.bytes } else { columns.into_iter().map(|column| column_bytes(shard, column)).sum() };
             cached += u64::from(cx.artefacts.receipt(&cx.scans[shard.id.ordinal()])?.is_some());
         }
         let stages = source.steps.iter().map(|stage| cx.plan.stages[*stage].id.to_string()).collect();
-        let reads = match &source.columns {
-            Some(columns) if columns.is_empty() => format!("{}: row counts", source.id),
-            Some(columns) => format!("{}: {}", source.id, columns.join(", ")),
-            None => format!("{}: all columns", source.id),
+        let columns = if source.columns.is_empty() { "row counts".to_owned() } else { source.columns.join(", ") };
+        let reads = match whole {
+            0 => format!("{}: {columns}", source.id),
+            all if all == tasks => format!("{}: all columns", source.id),
+            some => format!("{}: {columns}; all columns of {some} of {tasks} shards", source.id),
         };
         phases.push(PhasePlan { kind: "scan", stages, reads, tasks, cached: Some(cached), bytes: size, notes: Vec::new() });
     }
@@ -155,11 +155,11 @@ fn feature_phase(cx: &mut RunContext, stage: usize, embedder: Option<&SharedEmbe
     if known {
         let keys = feature::tasks(cx, stage, &feature::model_hash(embedder))?;
         let mut done = 0;
-        for (key, _) in keys.iter().flatten() {
+        for key in keys.iter().flatten() {
             done += u64::from(cx.artefacts.receipt(key)?.is_some());
         }
         cached = Some(done);
-        cx.features.insert(stage, keys.into_iter().map(|task| task.map(|(key, _)| key)).collect());
+        cx.features.insert(stage, keys);
     }
     Ok(PhasePlan { kind: "feature", stages: vec![id], reads, tasks, cached, bytes: size, notes: planned_notes })
 }

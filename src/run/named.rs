@@ -46,7 +46,7 @@ impl NamedRows for NamedReader {
                 ReadRequest { columns: &columns, schema: None, selection: Some(&selection), batch_rows: self.cx.engine.batch_rows() };
             let batches = reader::read(shard, request)?;
             let schema = batches.schema();
-            let operator = planned.config.named_rows(&ScanContext { stage: &planned.id, roles, schema: &schema })?;
+            let operator = planned.config.named_rows(&ScanContext { stage: &planned.id, roles, schema: &schema, whole: false })?;
             let mut operator = operator.ok_or_else(|| Error::internal("a barrier that asks nothing of its rows"))?;
             let mut rest = *rows;
             for batch in batches {

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::carry::ORDER;
-use super::columns::{Drops, cast_strictly, column, numbers, order_type, order_values, row_column, row_schema};
+use super::columns::{Detail, Drop, cast_strictly, column, drop_batch, numbers, order_type, order_values, row_column, row_schema};
 use super::policy::{Keep, Normalize, Order};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
 use crate::dataset::schema::{TextValues, is_text, text_values};
@@ -75,7 +75,7 @@ impl Stage for ExactDedupConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {
@@ -295,16 +295,17 @@ impl Barrier for ExactDedup {
             let mut group: Option<(u64, u64, u64)> = None;
             let duplicates = map(grouped, drop_fields(), move |batch| {
                 let (high, low, rows) = (numbers(&batch, HIGH)?, numbers(&batch, LOW)?, numbers(&batch, ROW_ID)?);
-                let mut drops = Drops::default();
+                let mut drops = Vec::new();
                 for ((high, low), row) in high.values().iter().zip(low.values()).zip(rows.values()) {
                     match group {
                         Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => {
-                            drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None);
+                            let (kept, score) = (Some(kept), Some(1.0));
+                            drops.push(Drop { row: *row, reason: "exact_duplicate", kept, score, detail: Detail::None });
                         }
                         _ => group = Some((*high, *low, *row)),
                     }
                 }
-                drops.finish()
+                drop_batch(&drops)
             });
             let drops = sort(engine, duplicates, &[SortKey::ascending(ROW_ID)])?;
             Ok(Outcome { drops, report: Map::new() })

@@ -62,8 +62,8 @@ pub struct Needs {
     pub columns: Vec<String>,
     /// Columns that must hold text.
     pub text: Vec<String>,
-    /// Every column: the stage draws by content and the source has no id.
-    pub all_columns: bool,
+    /// Every column, of shards that may have rows without an id: these are told apart by all that they hold.
+    pub content: bool,
 }
 
 /// What a stage is built for: one shard's columns, renamed so that roles and names both resolve.
@@ -75,6 +75,8 @@ pub struct ScanContext<'a> {
     pub roles: &'a Roles,
     /// The columns that the scan gives, [`ROW`] last.
     pub schema: &'a SchemaRef,
+    /// Whether these are all columns of the shard.
+    pub whole: bool,
 }
 
 /// What a stage is: read from YAML, hashed into the plan, checked and built. No I/O before the operators run.

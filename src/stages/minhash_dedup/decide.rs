@@ -16,7 +16,7 @@ use crate::engine::{Engine, spawn};
 use crate::error::Result;
 use crate::ids::RowId;
 use crate::limits::{MAX_BUCKET_ROWS, MAX_COMPARED_ROWS};
-use crate::stages::columns::Drops;
+use crate::stages::columns::{Detail, Drop, Drops};
 use crate::stages::policy::{Keep, Order};
 use crate::stages::seam::{Barrier, NamedRows, Narrow, Outcome};
 use crate::stages::vectors::ranks;
@@ -39,7 +39,7 @@ impl Barrier for MinhashDedup {
             let shared = Arc::clone(engine);
             let decide = move || self.decide(&shared, &candidates, named.as_ref(), &sources);
             let (drops, report) = spawn::blocking("near deduplication", decide).await?;
-            Ok(Outcome { drops: drops.into_stream()?, report })
+            Ok(Outcome { drops: drops.into_stream(), report })
         })
     }
 }
@@ -74,7 +74,7 @@ impl MinhashDedup {
         };
         let order = self.order(candidates)?;
         let room = engine.memory_bytes() / HELD_SHARE;
-        let _held = engine.reserve("comparing near duplicates", room)?;
+        let held = engine.reserve("comparing near duplicates", room)?;
         let room = room / engine.threads().max(1);
         let groups: Vec<Range<usize>> = order
             .chunk_by(|a, b| candidates.components[*a as usize] == candidates.components[*b as usize])
@@ -91,28 +91,20 @@ impl MinhashDedup {
         let decided = decided.collect::<Result<Vec<_>>>()?;
         let mut effort = Effort::default();
         let mut counts = vec![0_u64; thresholds.len()];
-        let mut drops = Drops::default();
+        let dropped = decided.iter().map(|component| component.dropped.len()).sum();
+        let mut drops = Drops::for_rows(&held, dropped)?;
         let id = |candidate: u32| candidates.ids[candidates.rows[candidate as usize] as usize];
         for component in decided {
             effort += component.effort;
             counts.iter_mut().zip(&component.counts).for_each(|(sum, count)| *sum += count);
             for (row, kept, shared, dropped) in component.dropped {
-                let mut detail = Map::new();
-                if shared > 0 {
-                    detail.insert("bands".into(), json!(shared));
-                }
                 let verified = config.verify != Verify::None;
-                if !verified {
-                    detail.insert("unverified".into(), json!(true));
-                }
+                // A component's survivor may be any distance away: then it is not named.
                 let accepted = thresholds.first().is_some_and(|threshold| threshold.accepts(dropped.similarity));
-                if verified && !accepted {
-                    // A component's survivor may be any distance away: it is not named as a duplicate.
-                    detail.insert("chained".into(), json!(true));
-                }
+                let detail = Detail::Bands { shared, unverified: !verified, chained: verified && !accepted };
                 let kept = kept.filter(|_| accepted).map(id);
-                let detail = (!detail.is_empty()).then(|| Value::Object(detail).to_string());
-                drops.push(id(row), "near_duplicate", kept, verified.then_some(dropped.similarity), detail);
+                let score = verified.then_some(dropped.similarity);
+                drops.push(Drop { row: id(row), reason: "near_duplicate", kept, score, detail });
             }
         }
         let largest = groups.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
