@@ -77,10 +77,10 @@ fn common_decimal(a: (i16, i16), b: (i16, i16)) -> Option<DataType> {
     let scale = a.1.max(b.1);
     let precision = (scale + (a.0 - a.1).max(b.0 - b.1)).max(scale).max(1);
     let (precision, scale) = (u8::try_from(precision).ok()?, i8::try_from(scale).ok()?);
-    match precision {
-        ..=DECIMAL128_MAX_PRECISION => Some(DataType::Decimal128(precision, scale)),
-        ..=DECIMAL256_MAX_PRECISION => Some(DataType::Decimal256(precision, scale)),
-        _ => None,
+    if precision <= DECIMAL128_MAX_PRECISION {
+        Some(DataType::Decimal128(precision, scale))
+    } else {
+        (precision <= DECIMAL256_MAX_PRECISION).then_some(DataType::Decimal256(precision, scale))
     }
 }
 

@@ -131,9 +131,9 @@ impl ScanTask {
                     filter_record_batch(batch, &BooleanArray::new(live.clone(), None))
                         .context(Kind::Internal, || "cannot narrow a batch".into())?
                 };
-                let result = operator.apply(&seen).or_else(|error| {
+                let result = operator.apply(&seen).map_err(|error| {
                     let (place, error) = blame(operator.as_mut(), &seen, error);
-                    Err(error.context(format!("stage `{}` failed {place} source=`{}`", planned.id, self.plan.sources[self.source].id)))
+                    error.context(format!("stage `{}` failed {place} source=`{}`", planned.id, self.plan.sources[self.source].id))
                 })?;
                 if step.decides {
                     live = passed(&result, first, rows)?;

@@ -143,7 +143,7 @@ impl Gathered {
             reason: "bad_vector",
             kept: None,
             score: None,
-            detail: Detail::Status(*status),
+            detail: Detail::Status(status),
         };
         Ok(dropped.iter().map(one))
     }

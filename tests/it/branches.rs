@@ -131,7 +131,7 @@ fn graph(draws: &mut Sequence) -> Vec<Stage> {
     let count = 3 + below(6) as usize;
     let mut stages: Vec<Stage> = (0..count)
         .map(|stage| {
-            let inputs = (0..1 + below(2)).map(|_| below(stage as u64 + 1) as usize).collect();
+            let inputs = (0..=below(2)).map(|_| below(stage as u64 + 1) as usize).collect();
             let column = below(2) as usize;
             let kind = match below(4) {
                 0 => Kind::Filter { column, value: below(4) },
@@ -162,14 +162,17 @@ fn yaml(stages: &[Stage]) -> String {
     stages.iter().enumerate().map(one).collect::<Vec<_>>().join("\n")
 }
 
-/// The definition: sets of rows. For each stage what it lets through, and what it drops with the row that it keeps instead.
-fn carry_out(stages: &[Stage], rows: &[[u64; 2]]) -> (Vec<BTreeSet<usize>>, Vec<BTreeMap<usize, Option<u64>>>) {
+/// What a stage drops, each row with the row that is kept instead.
+type Dropped = BTreeMap<usize, Option<u64>>;
+
+/// The definition: sets of rows. What the source and each stage let through, and what each stage drops.
+fn carry_out(stages: &[Stage], rows: &[[u64; 2]]) -> (Vec<BTreeSet<usize>>, Vec<Dropped>) {
     let mut through: Vec<BTreeSet<usize>> = vec![(0..rows.len()).collect()];
     let mut dropped = Vec::new();
     for stage in stages {
         let seen: BTreeSet<usize> = stage.inputs.iter().flat_map(|input| through[*input].clone()).collect();
-        let drops: BTreeMap<usize, Option<u64>> = match stage.kind {
-            Kind::Union => BTreeMap::new(),
+        let drops: Dropped = match stage.kind {
+            Kind::Union => Dropped::new(),
             Kind::Filter { column, value } => seen.iter().filter(|row| rows[**row][column] == value).map(|row| (*row, None)).collect(),
             Kind::Dedup { column, last } => {
                 let kept = |row: usize| {
@@ -220,7 +223,7 @@ fn every_chain_of_a_random_graph_ends_well() {
         }
         let place = |stage: &str| stage[1..].parse::<usize>().unwrap();
         for (row, drops) in found.iter().enumerate() {
-            for (_, start) in drops.iter().enumerate() {
+            for start in drops {
                 let (mut at, mut steps) = (start, 0);
                 while let Some(kept) = at.2 {
                     steps += 1;

@@ -146,7 +146,7 @@ fn keep_by_a_column_is_exact_and_alike_in_all_stages() {
 fn types_are_widened_over_all_stages() {
     let corpus = Corpus::new();
     for (source, scale) in [("s1", 2_i8), ("s2", 3), ("s3", 4)] {
-        let values: Decimal128Array = [15, 7].into_iter().map(|value| Some(value * 10_i128.pow(scale.unsigned_abs() as u32))).collect();
+        let values: Decimal128Array = [15, 7].into_iter().map(|value| Some(value * 10_i128.pow(u32::from(scale.unsigned_abs())))).collect();
         let prices: ArrayRef = Arc::new(values.with_precision_and_scale(10, scale).unwrap());
         let ids: ArrayRef = Arc::new(StringArray::from(vec![format!("{source}-0"), format!("{source}-1")]));
         let batch = RecordBatch::try_from_iter([("id", ids), ("price", prices)]).unwrap();
