@@ -67,7 +67,7 @@ pub(super) fn mix(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
@@ -122,7 +122,7 @@ mod tests {
             Bands { bands: 2, rows: 2 }.keys(&signature, &mut keys);
             all.extend(keys);
         }
-        let distinct: HashMap<u64, ()> = all.iter().map(|key| (*key, ())).collect();
+        let distinct: HashSet<u64> = all.iter().copied().collect();
         assert_eq!(distinct.len(), all.len());
     }
 

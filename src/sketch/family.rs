@@ -1,5 +1,6 @@
 //! Families of hash functions behind one face: that of this product, and those of two peers, whose signatures and bands are reproduced
 //! for parity.
+#![expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
 
 use super::band::{Bands, mix};
 use super::mersenne_twister::MersenneTwister;
@@ -254,7 +255,7 @@ mod tests {
                 let value = |shingle: &u64| (u128::from(*shingle) * a + b) % (1 << 64) % ((1 << 61) - 1);
                 assert_eq!(u128::from(wide[index]), shingles.iter().map(value).min().unwrap());
                 let a = u128::from(kit.multipliers[index]);
-                let value = |shingle: &u64| u128::from(*shingle) * a % (1 << 64) >> 32;
+                let value = |shingle: &u64| (u128::from(*shingle) * a % (1 << 64)) >> 32;
                 assert_eq!(u128::from(narrow[index]), shingles.iter().map(value).min().unwrap());
             }
         }

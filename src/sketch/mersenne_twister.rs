@@ -51,7 +51,7 @@ impl MersenneTwister {
         let span = high - 1 - low;
         let mask = u64::MAX >> span.leading_zeros().min(63);
         loop {
-            let value = if span <= u64::from(u32::MAX) { u64::from(self.next_u32()) } else { self.next_u64() } & mask;
+            let value = if u32::try_from(span).is_ok() { u64::from(self.next_u32()) } else { self.next_u64() } & mask;
             if value <= span {
                 return low + value;
             }
@@ -68,15 +68,18 @@ mod tests {
     fn known_answers() {
         let mut draws = MersenneTwister::new(1);
         let first: Vec<u64> = (0..700).map(|_| draws.between(1, (1 << 61) - 1)).collect();
-        assert_eq!(first[..3], [775169054918279404, 1758426461858698313, 2109959069025162]);
-        assert_eq!(first[697..], [148099857636988008, 796280091327000223, 677210390895582867]);
+        assert_eq!(first[..3], [775_169_054_918_279_404, 1_758_426_461_858_698_313, 2_109_959_069_025_162]);
+        assert_eq!(first[697..], [148_099_857_636_988_008, 796_280_091_327_000_223, 677_210_390_895_582_867]);
         let more: Vec<u64> = (0..3).map(|_| draws.between(0, (1 << 61) - 1)).collect();
-        assert_eq!(more, [246350580069793097, 740534595978667355, 2100550727665467605]);
+        assert_eq!(more, [246_350_580_069_793_097, 740_534_595_978_667_355, 2_100_550_727_665_467_605]);
         let mut draws = MersenneTwister::new(42);
-        assert_eq!([(); 3].map(|()| draws.between(0, u64::MAX)), [6909045637428952499, 17537583593393853710, 13502904847239337031]);
+        assert_eq!(
+            [(); 3].map(|()| draws.between(0, u64::MAX)),
+            [6_909_045_637_428_952_499, 17_537_583_593_393_853_710, 13_502_904_847_239_337_031]
+        );
         let mut draws = MersenneTwister::new(7);
         assert_eq!([(); 5].map(|()| draws.between(10, 1_000)), [185, 206, 547, 512, 589]);
         let mut draws = MersenneTwister::new(5489);
-        assert_eq!([(); 3].map(|()| draws.between(0, 1 << 32)), [3499211612, 581869302, 3890346734]);
+        assert_eq!([(); 3].map(|()| draws.between(0, 1 << 32)), [3_499_211_612, 581_869_302, 3_890_346_734]);
     }
 }

@@ -7,6 +7,7 @@
 //! the variance of k independent permutations. One product, one sum and one minimum a function: eight at a time with AVX2.
 //!
 //! Two shingles tie in a function with probability 2^-32: a set of a million shingles adds 2^-12 to the estimate at worst.
+#![expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
 
 use super::wide::{Lanes, lower};
 use crate::random::Random;

@@ -1,5 +1,6 @@
 //! Minima of many functions over many shingles, in lanes: plain loops that the compiler vectorises, compiled twice, for any machine and
 //! for AVX2, which is looked for at run time. Both give the same bits.
+#![expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
 
 use std::array::from_fn;
 

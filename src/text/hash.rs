@@ -4,6 +4,7 @@
 //! A unit's hash is a chain of folded products over its 16-byte blocks. With `u` the hashes of n consecutive units, the hash of the
 //! shingle is `mix(u[0] M^(n-1) + u[1] M^(n-2) + .. + u[n-1])` modulo 2^64: a sum that rolls along the text by two products a unit,
 //! and a bijection that spreads every bit over all (the finaliser of SplitMix64, Steele et al. 2014).
+#![expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
 
 /// Odd numbers without structure: digits of pi.
 pub(super) const START: u64 = 0x243F_6A88_85A3_08D3;
@@ -68,7 +69,9 @@ fn long_ascii_unit<const LOWER: bool>(mut state: u64, bytes: &[u8]) -> u64 {
         state = if LOWER { fold(lowercase(low) ^ state, lowercase(high) ^ HIGH) } else { fold(low ^ state, high ^ HIGH) };
     };
     let (blocks, tail) = bytes.as_chunks::<BLOCK>();
-    blocks.iter().for_each(|block| take(halves(block)));
+    for block in blocks {
+        take(halves(block));
+    }
     if !tail.is_empty() {
         take(padded(tail));
     }
@@ -154,9 +157,9 @@ const MASKS: [(u64, u64); BLOCK + 1] = {
 fn lowercase(word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // Nothing is carried from byte to byte, as all are below 128.
-    let from_a = word + (0x80 - b'A' as u64) * EACH;
-    let beyond_z = word + (0x7F - b'Z' as u64) * EACH;
-    word | (from_a & !beyond_z & 0x80 * EACH) >> 2
+    let from_a = word + (0x80 - u64::from(b'A')) * EACH;
+    let beyond_z = word + (0x7F - u64::from(b'Z')) * EACH;
+    word | (from_a & !beyond_z & (0x80 * EACH)) >> 2
 }
 
 #[cfg(test)]

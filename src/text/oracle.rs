@@ -7,6 +7,11 @@ use unicode_segmentation::UnicodeSegmentation;
 use super::hash::{HIGH, LENGTH, M, START, mix};
 use super::normalise::Step;
 
+/// All characters of the planes that hold any of interest, and some of the others.
+pub(super) fn characters() -> impl Iterator<Item = char> {
+    ('\0'..='\u{1FFFF}').chain('\u{2A6D0}'..='\u{2A710}').chain('\u{3FFF0}'..='\u{3FFFF}').chain('\u{DFFF0}'..='\u{E0200}')
+}
+
 /// The definition of normalisation, but for punctuation, whose own tests hold it.
 pub(super) fn plain_normal(steps: &[Step], text: &str) -> String {
     steps.iter().fold(text.to_owned(), |text, step| match step {
@@ -161,8 +166,8 @@ pub(super) fn plain_unit(bytes: &[u8]) -> u64 {
     for block in 0..bytes.len().div_ceil(16).max(1) {
         let byte = |at: usize| u128::from(bytes.get(16 * block + at).copied().unwrap_or(0));
         let number = |from: usize| (from..from + 8).map(|at| byte(at) << (8 * (at - from))).sum::<u128>();
-        let product = (number(0) ^ state % (1 << 64)) * (number(8) ^ u128::from(HIGH));
-        state = product % (1 << 64) ^ product >> 64;
+        let product = (number(0) ^ (state % (1 << 64))) * (number(8) ^ u128::from(HIGH));
+        state = (product % (1 << 64)) ^ (product >> 64);
     }
     (state % (1 << 64)) as u64
 }

@@ -12,6 +12,7 @@
 //!
 //! ASCII is cut by bit masks over blocks of 64 bytes, without a branch for each byte. A stretch that holds other characters, reaching
 //! from one ASCII separator to another, is an *island*, which is cut by the crate `unicode-segmentation`.
+#![expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
 
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -203,13 +204,12 @@ fn ascii_word(bytes: &[u8], start: usize, end: usize, found: &mut impl Found) {
 /// A bit for each byte of the block at `at` of the stretch `from..to` that belongs to a word.
 #[inline(always)]
 fn block_words(bytes: &[u8], from: usize, to: usize, at: usize) -> u64 {
-    let (mut words, mut middles) = match bytes[at..].first_chunk::<BLOCK>() {
-        Some(block) => masks(block),
-        None => {
-            let mut block = [0; BLOCK];
-            block[..bytes.len() - at].copy_from_slice(&bytes[at..]);
-            masks(&block)
-        }
+    let (mut words, mut middles) = if let Some(block) = bytes[at..].first_chunk::<BLOCK>() {
+        masks(block)
+    } else {
+        let mut block = [0; BLOCK];
+        block[..bytes.len() - at].copy_from_slice(&bytes[at..]);
+        masks(&block)
     };
     if to - at < BLOCK {
         let within = (1 << (to - at)) - 1;
@@ -239,6 +239,7 @@ fn classes_join(before: u16, middle: u16, after: u16) -> bool {
 }
 
 /// Which bytes make words, and which may stand inside one.
+#[expect(clippy::needless_bitwise_bool, reason = "without branches the loops become wide instructions")]
 #[inline(always)]
 fn masks(block: &[u8; BLOCK]) -> (u64, u64) {
     let words = block.map(|byte| {
@@ -363,7 +364,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::text::oracle::{awkward, plain_words as plain};
+    use crate::text::oracle::{awkward, characters, plain_words as plain};
     use crate::text::simple::{COMPOSED, STARTER};
 
     fn found(text: &str) -> Vec<&str> {
@@ -430,7 +431,7 @@ mod tests {
 
     #[test]
     fn every_character_amid_letters_digits_and_itself() {
-        for character in '\0'..=char::MAX {
+        for character in characters() {
             let text = format!("a{character}b {character} 1{character}2{character}{character}.{character} 漢{character}");
             assert_eq!(found(&text), plain(&text), "{character:?}");
         }
@@ -445,7 +446,7 @@ mod tests {
             let transparent = "aΣ\u{0}b".replace('\0', &char::from(byte).to_string()).to_lowercase().starts_with("aσ");
             assert_eq!(transparent, !separates(byte) && byte != b'_' && !byte.is_ascii_digit() && !matches!(byte, b',' | b';'), "{byte}");
         }
-        for c in ('\0'..=char::MAX).filter(|c| is_plain(*c)) {
+        for c in characters().filter(|c| is_plain(*c)) {
             assert_eq!(table.of(c), ALONE | COMPOSED | STARTER | LOWER, "{c:?}");
             assert!("aΣ\0b".replace('\0', &c.to_string()).to_lowercase().starts_with("aς"));
         }

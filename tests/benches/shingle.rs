@@ -64,12 +64,14 @@ fn measure(name: &str, texts: &[String], only: &str, repeats: usize) {
             .fold(f64::INFINITY, f64::min);
         println!("  {what:<44} {:7.0} MB/s  {seconds:.3} s", bytes as f64 / 1e6 / seconds);
     };
-    time("read", &mut || texts.iter().flat_map(|text| text.as_bytes()).map(|byte| u64::from(*byte)).sum());
+    time("read", &mut || texts.iter().flat_map(String::as_bytes).map(|byte| u64::from(*byte)).sum());
     let mut buffers = Buffers::default();
     time("normalise", &mut || texts.iter().map(|text| normalise(&STEPS, text, &mut buffers).len() as u64).sum());
     time("words", &mut || {
         let mut count = 0;
-        texts.iter().for_each(|text| words(text, |word| count += black_box(word.len() as u64)));
+        for text in texts {
+            words(text, |word| count += black_box(word.len() as u64));
+        }
         count
     });
     let mut shingles = Vec::new();
@@ -188,7 +190,7 @@ fn generated(bytes: usize) -> Vec<String> {
                     text.push_str(if draws.below(4) == 0 { ".\n" } else { ". " });
                     capital = true;
                 }
-                8 => text.push_str(&format!(" ({}) ", draws.below(10_000))),
+                8 => text.extend([" (", &draws.below(10_000).to_string(), ") "]),
                 9 => text.push_str(" \u{2014} "),
                 10 => text.push_str("\u{2019}s "),
                 11 => text.push_str("'s "),

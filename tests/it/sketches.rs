@@ -1,6 +1,11 @@
 //! Shingles and signatures from text to band: what two peers give, bit for bit.
 
-use trommel::sketch::{Bands, DataPrepKitMinHash, DatatroveMinHash, Family};
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::array::{AsArray, Int64Array};
+use arrow::datatypes::Int64Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use trommel::sketch::{Bands, DataPrepKitMinHash, DatatroveMinHash, Family, agreement};
 use trommel::text::shingle::Shingler;
 
 const TEXT: &str = "The quick brown fox jumps over the lazy dog. It was 42 degrees on Monday, wasn't it?";
@@ -70,4 +75,49 @@ fn similar_texts_share_a_key_and_others_do_not() {
         assert_eq!(a, same);
         assert!(a.iter().all(|key| !other.contains(key)));
     }
+}
+
+/// Id and text of the rows of its own test data.
+fn data_prep_kit_rows() -> Vec<(i64, String)> {
+    let files: [&[u8]; 2] =
+        [include_bytes!("../golden/data_prep_kit/input_1.parquet"), include_bytes!("../golden/data_prep_kit/input_2.parquet")];
+    let mut rows = Vec::new();
+    for file in files {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from_static(file)).unwrap().build().unwrap();
+        for batch in reader {
+            let batch = batch.unwrap();
+            let ids: &Int64Array = batch.column_by_name("int_id_column").unwrap().as_primitive::<Int64Type>();
+            let texts = batch.column_by_name("contents").unwrap().as_string::<i64>();
+            rows.extend(ids.values().iter().zip(texts.iter()).map(|(id, text)| (*id, text.unwrap().to_owned())));
+        }
+    }
+    rows
+}
+
+/// Its rule: each band decides alone, the longest text first, then the least id, by the estimate.
+#[test]
+fn data_prep_kit_keeps_what_it_keeps_of_its_test_data() {
+    let rows = data_prep_kit_rows();
+    let mut shingler = Shingler::data_prep_kit(5);
+    let mut sketcher = Family::DataPrepKit { permutations: 112, seed: 42 }.sketcher(BANDS);
+    let mut signatures = BTreeMap::new();
+    let mut buckets: BTreeMap<u64, Vec<(std::cmp::Reverse<usize>, i64)>> = BTreeMap::new();
+    for (id, text) in &rows {
+        let (mut shingles, mut keys) = (Vec::new(), Vec::new());
+        shingler.shingles(text, &mut shingles);
+        assert!(sketcher.keys(&shingles, &mut keys));
+        signatures.insert(*id, sketcher.signature().to_vec());
+        keys.into_iter().for_each(|key| buckets.entry(key).or_default().push((std::cmp::Reverse(text.chars().count()), *id)));
+    }
+    let mut removed = BTreeSet::new();
+    for bucket in buckets.values_mut() {
+        bucket.sort_unstable();
+        while let Some((_, first)) = bucket.first().copied() {
+            let similar = |id: i64| agreement(&signatures[&first], &signatures[&id]) >= 0.75;
+            removed.extend(bucket.iter().map(|(_, id)| *id).filter(|id| *id != first && similar(*id)));
+            bucket.retain(|(_, id)| !similar(*id));
+        }
+    }
+    let kept: Vec<i64> = rows.iter().map(|(id, _)| *id).filter(|id| !removed.contains(id)).collect();
+    assert_eq!(kept, [1, 4, 12, 15]);
 }
