@@ -89,6 +89,6 @@ mod tests {
         }
         assert_eq!((scratch.bytes(), other.bytes()), (400, 0));
         assert!(scratch.read_exact_at(&mut [0; 1], 400).is_err());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
