@@ -40,7 +40,9 @@
 //! # Invariants
 //!
 //! * Every input row stands once in the lineage; kept + dropped + rejected = input. Checked before publishing and by `verify`.
-//! * A representative was kept by the stage that names it; if a later stage dropped it, that stage stands downstream.
+//! * A representative was kept by the stage that names it. What became of it afterwards, if it is not kept, is said by its drop by a
+//!   stage downstream, in its columns or under `also` in its detail: a chain follows that one (`state::chain`), only moves
+//!   downstream, and ends in a row that is kept or was dropped for what it is itself.
 //! * Bytes of the dataset depend on the shards' content, their names and the plan: not on threads, batch size or listing order.
 //! * A task key holds all that can change the task's artefact; an artefact counts once its receipt is written, and only while
 //!   its bytes have the receipt's hash.

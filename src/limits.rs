@@ -42,3 +42,16 @@ pub const EMBED_WINDOW_ROWS: usize = 4_096;
 
 /// Texts that `pairs` and `why` print at most, in characters a text.
 pub const MAX_SHOWN_CHARACTERS: usize = 2_000;
+
+/// Bands of a signature, and values of a band.
+pub const MAX_BANDS: i64 = 4_096;
+/// Values of a signature: `bands` x `rows`.
+pub const MAX_PERMUTATIONS: i64 = 16_384;
+/// Units of a shingle.
+pub const MAX_SHINGLE: i64 = 1_000;
+/// Kept rows of one bucket that later rows look at.
+pub const MAX_BUCKET_ROWS: usize = 1_024;
+/// Kept rows that one row is compared with, those that share most bands first.
+pub const MAX_COMPARED_ROWS: usize = 128;
+/// Rows that a barrier asks the source for.
+pub const MAX_NAMED_ROWS: usize = u32::MAX as usize;

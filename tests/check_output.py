@@ -1,6 +1,6 @@
 """An independent check of what `trommel run` leaves: nothing here is shared with the program.
 
-usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...] [--vectors GLOB]        (pip install pyarrow blake3 numpy)
+usage: check_output.py OUT_FOLDER [--inputs [SOURCE=]GLOB ...] [--vectors GLOB]        (pip install pyarrow blake3 numpy regex)
 
 Without --inputs the shards are looked for where run.json says that they were. Checked:
 
@@ -8,10 +8,14 @@ Without --inputs the shards are looked for where run.json says that they were. C
 * every input row stands once in the lineage; kept + dropped + rejected = input, shard by shard, and the counts in the manifest agree;
 * data/ holds exactly the kept rows, in order, all columns equal to the input's, with the input's schema and metadata (and so for the
   other ways of `sink.write`: dropped/ holds the dropped rows, an annotated data/ holds all);
-* every `kept_*` names a kept row, or one that a later stage dropped; chains end in a row that is kept, filtered or not selected;
+* every drop, main or on another branch (`also` in the detail), that names a row names one that is kept or that a stage below dropped;
+  each chain follows the drop below the stage that named the row, and ends in a row that is kept or was dropped for what it is itself
+  (filtered, not selected, a bad vector), or where a rule other than `star` named none;
 * `copies`, `doc_id` and `kept_doc_id` are right;
 * rows called exact duplicates are equal after the stage's normalisation, done again here; where the pipeline is one line of stages, each
   group of equal rows that reached the stage lost all rows but one, and under `keep: first` the first stayed;
+* scores of near duplicates are at least the threshold; under `verify: exact` they are the Jaccard similarity of the two texts' shingles, cut
+  again here (by the package `regex`; texts in scripts without spaces are left out), for 2,000 rows of each stage at most;
 * scores of semantic duplicates are within epsilon; with --vectors (Parquet with columns `id` and `vector`, as
   tests/models/reference_vectors.py writes them), `rule: star` and `keep: first`, all of it again by all pairs: each dropped row's score and
   most similar kept row, and that no two rows that stayed are within epsilon;
@@ -33,14 +37,19 @@ import blake3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import regex
 
 WILDCARD = re.compile(r"[*?\[{]")
 WHITE_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+WORD_BOUNDARY = regex.compile(r"(?wV1)\b")
+WITHOUT_SPACES = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]")
+CUT_AGAIN_ROWS = 2_000  # near duplicates of a stage whose shingles are made again
 REASONS = {
     "filter": {"filtered"},
     "sample": {"not_selected"},
     "exact_dedup": {"exact_duplicate"},
     "embed": {"bad_vector"},
+    "minhash_dedup": {"near_duplicate"},
     "semantic_dedup": {"semantic_duplicate", "bad_vector"},
     "prototypes": {"not_selected", "bad_vector"},
 }
@@ -128,11 +137,10 @@ class Plan:
         plan = manifest["plan"]
         self.sources = {source["id"]: source for source in plan["sources"]}
         self.stages = {stage["id"]: stage for stage in plan["stages"]}
-        self.below = {name: set() for name in self.stages}
-        for name, stage in reversed(list(self.stages.items())):
-            for above in stage["inputs"]:
-                if above in self.below:
-                    self.below[above] |= {name} | self.below[name]
+        self.below = {name: {n for n, stage in self.stages.items() if name in stage["inputs"]} for name in self.stages}
+        for _ in self.stages:  # no path is longer
+            for name, below in self.below.items():
+                self.below[name] = below.union(*(self.below[n] for n in below))
         self.line = len(self.sources) == 1 and all(len(s["inputs"]) == 1 for s in self.stages.values())
         self.line = self.line and all(len(self.below[n]) == len(self.stages) - i - 1 for i, n in enumerate(self.stages))
 
@@ -144,6 +152,10 @@ class Plan:
     def doc_id(self, source):
         """The column of a source's ids, if it has one."""
         return self.sources[source].get("id_column")
+
+    def names_none(self, stage):
+        """Whether the stage's rule may call a row a duplicate and name no kept row."""
+        return self.stages[stage]["config"].get("rule", "star") != "star"
 
     def reached(self, row, stage):
         """Whether the row of this lineage came to the stage; for one line of stages only."""
@@ -185,6 +197,7 @@ def check_files(check, out, manifest):
 
 def check_inputs(check, manifest, files):
     """Hashes, lengths and rows of inputs."""
+    limit = manifest["plan"].get("limit_rows")
     for shard in manifest["inputs"]:
         path = files.get((shard["source"], shard["shard"]))
         if check.expect(path is not None and path.is_file(), f"{shard['source']} {shard['shard']}: not found"):
@@ -192,8 +205,10 @@ def check_inputs(check, manifest, files):
             check.expect(shard["bytes"] == path.stat().st_size, f"{shard['shard']}: length")
             has = pq.read_metadata(path).num_rows
             check.expect(shard["rows"] <= has, f"{shard['shard']}: {shard['rows']} rows were read, it has {has}")
+            check.expect(shard["rows"] == has or limit is not None, f"{shard['shard']}: {shard['rows']} of {has} rows without a limit")
             if shard["rows"] < has:
                 print(f"       {shard['shard']}: only the first {shard['rows']} of {has} rows were read (--limit-rows)")
+    check.expect(limit is None or manifest["rows"]["input"] <= limit, f"{manifest['rows']['input']} rows, limited to {limit}")
     unread = set(files) - {(s["source"], s["shard"]) for s in manifest["inputs"]}
     check.expect(not unread, f"shards that the run did not read: {sorted(unread)[:5]}")
     check.close(f"{len(manifest['inputs'])} input shards as in the manifest")
@@ -241,20 +256,43 @@ def check_conservation(check, manifest, lineage):
     return by_shard, dropped
 
 
+def drops(row):
+    """Why a row is not kept: the drop that its columns hold, then those of other branches."""
+    if row["decision"] != "drop":
+        return []
+    names = ("stage", "reason", "kept_source", "kept_shard", "kept_row", "score")
+    others = json.loads(row["detail"] or "{}").get("also", [])
+    return [{name: drop.get(name) for name in names} for drop in [row, *others]]
+
+
+def place(names):
+    """The key of the row that a drop names."""
+    return names["kept_source"], names["kept_shard"], names["kept_row"]
+
+
+def check_drop(check, plan, where, drop):
+    """What a drop may say by itself."""
+    stage = plan.stages.get(drop["stage"])
+    if not check.expect(stage is not None, f"{where}: dropped by {drop['stage']}, which the plan has not"):
+        return
+    check.expect(drop["reason"] in REASONS[stage["kind"]], f"{where}: {drop['reason']} by a {stage['kind']} stage")
+    has = [part is not None for part in place(drop)]
+    check.expect(all(has) or not any(has), f"{where}: half a representative")
+    duplicate = (drop["reason"] or "").endswith("_duplicate")
+    fits = all(has) == duplicate or (duplicate and plan.names_none(drop["stage"]))
+    check.expect(fits, f"{where}: {drop['reason']} and a representative do not go together")
+
+
 def check_rows(check, manifest, plan, lineage):
     """What each lineage row may say by itself."""
     for row in lineage:
         where = f"{row['shard']}:{row['row']}"
         if row["decision"] == "keep":
             check.expect(row["stage"] is None and row["reason"] is None and row["kept_row"] is None, f"{where}: kept, yet with a reason")
-        elif row["decision"] == "drop":
-            stage = plan.stages.get(row["stage"])
-            if check.expect(stage is not None, f"{where}: dropped by {row['stage']}, which the plan has not"):
-                check.expect(row["reason"] in REASONS[stage["kind"]], f"{where}: {row['reason']} by a {stage['kind']} stage")
-        has = [row[name] is not None for name in ("kept_source", "kept_shard", "kept_row")]
-        check.expect(all(has) or not any(has), f"{where}: half a representative")
-        duplicate = (row["reason"] or "").endswith("_duplicate")
-        check.expect(all(has) == duplicate, f"{where}: {row['reason']} and a representative do not go together")
+        for drop in drops(row):
+            check_drop(check, plan, where, drop)
+        stages = [drop["stage"] for drop in drops(row)]
+        check.expect(len(set(stages)) == len(stages), f"{where}: dropped by one stage twice: {stages}")
         check.expect(row["run_id"] == manifest["run_id"], f"{where}: run_id")
         if row["detail"] is not None:
             detail = json.loads(row["detail"])
@@ -262,31 +300,46 @@ def check_rows(check, manifest, plan, lineage):
     check.close("decision, stage and reason fit together")
 
 
+def follow(plan, rows, drop):
+    """From a drop that names a row down to the chain's end: how many rows it has, and what is wrong with it."""
+    length = 1
+    while place(drop)[2] is not None:
+        row = rows.get(place(drop))
+        length += 1
+        if row is None:
+            return length, "names no row of the run"
+        if row["decision"] == "keep":
+            return length, None
+        below = [other for other in drops(row) if other["stage"] in plan.below[drop["stage"]]]
+        if not below:
+            return length, f"{row['shard']}:{row['row']} is named by {drop['stage']}, which did not keep it ({row['decision']})"
+        drop = min(below, key=lambda other: place(other)[2] is None)  # the first that names a row, else the first
+    ends = not drop["reason"].endswith("_duplicate") or plan.names_none(drop["stage"])
+    return length, None if ends else f"ends as {drop['reason']} of {drop['stage']}, and names no row"
+
+
 def check_representatives(check, plan, lineage):
-    """Representatives stand further on, chains end well, copies are counted."""
+    """Each chain, from the drops on all branches, moves downstream and ends well; copies are counted."""
     key = lambda row: (row["source"], row["shard"], row["row"])
     rows = {key(row): row for row in lineage}
     named = collections.Counter()
-    chains = 0
+    longest = 0
     for row in lineage:
-        if row["kept_row"] is None or row["kept_run_id"] is not None:
-            continue
         where = f"{row['shard']}:{row['row']}"
-        kept = rows.get((row["kept_source"], row["kept_shard"], row["kept_row"]))
-        if not check.expect(kept is not None, f"{where}: its representative is no row of the run"):
+        if row["kept_run_id"] is not None:
             continue
-        named[key(kept)] += 1
-        check.expect(kept is not row, f"{where}: names itself")
-        check.expect(kept["doc_id"] == row["kept_doc_id"], f"{where}: kept_doc_id {row['kept_doc_id']}")
-        good = kept["decision"] == "keep" or (kept["decision"] == "drop" and kept["stage"] in plan.below.get(row["stage"], ()))
-        check.expect(good, f"{where}: dropped by {row['stage']} for a row that {kept['stage']} did not keep ({kept['decision']})")
-        end, steps = kept, 0
-        while end["kept_row"] is not None and steps <= len(plan.stages):
-            end = rows.get((end["kept_source"], end["kept_shard"], end["kept_row"]), {"kept_row": None, "decision": "nothing", "reason": None})
-            steps += 1
-        chains = max(chains, steps + 1)
-        check.expect(end["decision"] == "keep" or end["reason"] in ("filtered", "not_selected"), f"{where}: its chain ends in {end['decision']}")
-    check.close(f"{sum(named.values())} representatives; longest chain {chains}")
+        for number, drop in enumerate(drops(row)):
+            if place(drop)[2] is None:
+                continue
+            kept = rows.get(place(drop))
+            length, wrong = follow(plan, rows, drop)
+            check.expect(wrong is None, f"{where}: its chain by {drop['stage']}: {wrong}")
+            check.expect(kept is not row, f"{where}: names itself")
+            longest = max(longest, length)
+            if number == 0 and kept is not None:
+                named[key(kept)] += 1
+                check.expect(kept["doc_id"] == row["kept_doc_id"], f"{where}: kept_doc_id {row['kept_doc_id']}")
+    check.close(f"{sum(named.values())} representatives; longest chain {longest}")
     for row in lineage:
         check.expect((row["copies"] or 0) == named[key(row)], f"{row['shard']}:{row['row']}: copies {row['copies']}, named {named[key(row)]} times")
     check.close(f"copies of {len(named)} named rows")
@@ -322,6 +375,45 @@ def check_exact(check, plan, lineage, columns):
                 if config["keep"] == "first":
                     check.expect(stayed[0] is group[0], f"not the first stayed: {stayed[0]['shard']}:{stayed[0]['row']}")
         check.close(f"{len(groups)} groups of equal rows at {name}: one row of each stayed")
+
+
+def shingles(text, config):
+    """The set of a text's shingles by a stage's configuration."""
+    text = normalise(text, config["normalize"])
+    (unit, size), = config["shingle"].items()
+    if unit == "words":
+        units = [part for part in WORD_BOUNDARY.split(text) if any(c.isalnum() for c in part)]
+    else:
+        units = text if unit == "chars" else text.encode()
+    return {tuple(units[i : i + size]) for i in range(max(1, len(units) - size + 1))} if units else set()
+
+
+def check_near(check, plan, lineage, columns):
+    """Near duplicates once more, by their shingles."""
+    for name, stage in plan.stages.items():
+        config = stage["config"]
+        if stage["kind"] != "minhash_dedup":
+            continue
+        dropped = [row for row in lineage if row["stage"] == name and row["kept_row"] is not None]
+        if config["verify"] != "none":
+            for row in dropped:
+                check.expect(config["threshold"] <= row["score"] <= 1, f"{row['shard']}:{row['row']}: score {row['score']}")
+            check.close(f"{len(dropped)} near duplicates of {name} score at least {config['threshold']:g}")
+        if config["verify"] != "exact" or config["preset"] is not None:
+            continue
+        again = 0
+        for row in dropped[:: max(1, -(-len(dropped) // CUT_AGAIN_ROWS))]:
+            places = (row["source"], row["shard"], row["row"]), (row["kept_source"], row["kept_shard"], row["kept_row"])
+            if row["kept_run_id"] is not None:
+                continue
+            texts = [columns[source, shard][plan.column(source, config["column"])][number] for source, shard, number in places]
+            if "words" in config["shingle"] and any(WITHOUT_SPACES.search(text) for text in texts):
+                continue
+            one, other = (shingles(text, config) for text in texts)
+            similarity = len(one & other) / max(1, len(one | other))
+            check.expect(similarity == row["score"], f"{row['shard']}:{row['row']}: score {row['score']}, by its shingles {similarity}")
+            again += 1
+        check.close(f"{again} of {len(dropped)} near duplicates of {name} have the Jaccard similarity that they say")
 
 
 def check_semantic(check, plan, lineage):
@@ -472,6 +564,8 @@ def main():
     check_rows(check, manifest, plan, lineage)
     check_representatives(check, plan, lineage)
     named = {plan.column(source, name) for source in plan.sources for s in plan.stages.values() for name in s["config"].get("columns", [])}
+    near = [s["config"]["column"] for s in plan.stages.values() if s["kind"] == "minhash_dedup"]
+    named |= {plan.column(source, name) for source in plan.sources for name in near}
     named |= {plan.doc_id(source) for source in plan.sources if plan.doc_id(source)}
     columns = {}
     for key, path in files.items():
@@ -482,6 +576,7 @@ def main():
         check.expect(row["doc_id"] == (None if value is None else str(value)), f"{row['shard']}:{row['row']}: doc_id {row['doc_id']}")
     check.close("doc_id is the input's id")
     check_exact(check, plan, lineage, columns)
+    check_near(check, plan, lineage, columns)
     check_semantic(check, plan, lineage)
     if options.vectors:
         tables = [pq.read_table(path, columns=["id", "vector"]) for path in sorted(glob.glob(options.vectors))]

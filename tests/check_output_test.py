@@ -100,6 +100,22 @@ def semantic(row):
     return row["reason"] == "semantic_duplicate"
 
 
+def near(row):
+    return row["reason"] == "near_duplicate"
+
+
+def named_semantic(row):
+    return semantic(row) and row["copies"] > 0
+
+
+def name_a_dropped_row(rows, place):
+    """Names a row that the same stage dropped."""
+    other = next((row for i, row in enumerate(rows) if i != place and row["stage"] == rows[place]["stage"]), None)
+    if other is None:
+        raise LookupError("one such row only")
+    rows[place].update(kept_shard=other["shard"], kept_row=other["row"], kept_doc_id=other["doc_id"])
+
+
 FAULTS = {
     "a changed byte": ("output files as in the manifest", spoil_byte),
     "a stray file": ("output files as in the manifest", stray_file),
@@ -113,6 +129,11 @@ FAULTS = {
         "representatives",
         lambda o: edit_lineage(o, exact, assign(kept_shard=lambda r: r["shard"], kept_row=lambda r: r["row"], kept_doc_id=lambda r: r["doc_id"])),
     ),
+    "a representative that its stage dropped": ("representatives", lambda o: edit_lineage(o, exact, name_a_dropped_row)),
+    "a chain that ends as a duplicate of nobody": (
+        "representatives",
+        lambda o: edit_lineage(o, named_semantic, assign(kept_source=None, kept_shard=None, kept_row=None, kept_doc_id=None)),
+    ),
     "a representative past the end": ("representatives", lambda o: edit_lineage(o, exact, assign(kept_row=2**39))),
     "a representative that is another row": ("equal their representatives", lambda o: edit_lineage(o, exact, assign(kept_row=lambda r: r["kept_row"] + 1))),
     "one copy too many": ("copies", lambda o: edit_lineage(o, kept, assign(copies=1))),
@@ -123,6 +144,8 @@ FAULTS = {
     "a row twice in data": ("data/", lambda o: edit_data(o, lambda t: pa.concat_tables([t, t.slice(0, 1)]))),
     "metadata lost": ("data/", lambda o: edit_data(o, lambda t: t.replace_schema_metadata(None))),
     "a score under the threshold": ("score at least", lambda o: edit_lineage(o, semantic, assign(score=0.0))),
+    "a near duplicate under the threshold": ("score at least", lambda o: edit_lineage(o, near, assign(score=0.0))),
+    "a score of another pair": ("the Jaccard similarity", lambda o: edit_lineage(o, near, assign(score=lambda r: (r["score"] + 1) / 2 - 1e-9))),
 }
 
 

@@ -1,4 +1,4 @@
-//! `trommel dedup`: exact duplicates out, without a pipeline file. The command writes the file that a user would write and runs
+//! `trommel dedup`: exact and near duplicates out, without a pipeline file. The command writes the file that a user would write and runs
 //! that, so that there is one path.
 
 use std::fmt::Write as _;
@@ -28,8 +28,9 @@ const TEXT_SHARE: f64 = 0.8;
   trommel dedup data/ -o out/data --text body --memory 8GiB
   trommel pairs out/data
 
-In this release: exact duplicates. Texts are equal if they are so after Unicode NFKC, in lower case, with white space
-collapsed; the first row is kept, as it was. For more, start from `trommel init GLOB`.
+Exact duplicates: texts that are equal after Unicode NFKC, in lower case, with white space collapsed. Then near duplicates:
+texts whose 5-word shingles have a Jaccard similarity of at least --threshold; candidates come from MinHash bands, and each
+pair is verified. The first row is kept, as it was. For more, start from `trommel init GLOB`.
 The work folder is .trommel/NAME beside OUT; it makes a second run short, and may be deleted.")]
 pub struct DedupArguments {
     /// The shards: a Parquet file, a folder of such files, or a glob in quotes
@@ -44,6 +45,9 @@ pub struct DedupArguments {
     /// The column that lineage names rows by; default: one called `id`, `doc_id` and the like
     #[arg(long, value_name = "COLUMN")]
     id: Option<String>,
+    /// The share of shingles from which on two texts are near duplicates, above 0 and at most 1
+    #[arg(long, value_name = "SIMILARITY", default_value_t = 0.8)]
+    threshold: f64,
     /// Replace the dataset that an earlier run left
     #[arg(long)]
     overwrite: bool,
@@ -120,13 +124,16 @@ fn pipeline(arguments: &DedupArguments, text: &Column, id: Option<&Column>) -> R
         yaml,
         "stages:
   - id: exact
-    exact_dedup: {{ columns: [{}], normalize: [nfkc, lowercase, collapse_whitespace] }}
+    exact_dedup: {{ columns: [{text}], normalize: [nfkc, lowercase, collapse_whitespace] }}
+  - id: near
+    minhash_dedup: {{ column: {text}, threshold: {} }}
 sink: {{ parquet: {{ uri: {} }} }}
 work: {{ uri: {} }}
 ",
-        quoted(&text.name),
+        arguments.threshold,
         quoted(&arguments.output),
-        quoted(&work)
+        quoted(&work),
+        text = quoted(&text.name),
     );
     Ok(yaml)
 }

@@ -15,6 +15,7 @@ use crate::dataset::schema::text_values;
 use crate::dataset::snapshot::{self, Shard, SourceSpec};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{RowId, ShardId};
+use crate::state::lineage::Fate;
 use crate::state::manifest::{InputShard, Manifest, RunRecord};
 use crate::state::{commit, lineage};
 use crate::storage::local::{self, Selection};
@@ -57,18 +58,46 @@ pub(crate) struct Line {
     pub doc_id: Option<String>,
     /// `keep`, `drop` or `reject`.
     pub decision: String,
+    /// Why it is not kept: the main reason first, then what other branches dropped it for.
+    pub drops: Vec<Dropped>,
+    /// How many rows name this one.
+    pub copies: u64,
+    /// What else is known of a row that no stage dropped: a JSON object.
+    pub detail: Option<String>,
+}
+
+/// A reason why a row is not kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Dropped {
     /// The stage that dropped it.
-    pub stage: Option<String>,
+    pub stage: String,
     /// Why.
-    pub reason: Option<String>,
+    pub reason: String,
     /// The row that it duplicates.
     pub kept: Option<Kept>,
     /// How similar the two are, or by what a selection left it out.
     pub score: Option<f64>,
-    /// How many rows name this one.
-    pub copies: u64,
     /// What else the stage says: a JSON object.
     pub detail: Option<String>,
+}
+
+impl Line {
+    /// The first reason, and the row that it names.
+    pub(crate) fn kept(&self) -> Option<&Kept> {
+        self.drops.first().and_then(|drop| drop.kept.as_ref())
+    }
+
+    /// What else is said of the first reason, or of the row where there is none.
+    pub(crate) fn detail(&self) -> Option<&str> {
+        self.drops.first().map_or(self.detail.as_deref(), |drop| drop.detail.as_deref())
+    }
+}
+
+impl From<Fate> for Dropped {
+    fn from(fate: Fate) -> Self {
+        let kept = fate.kept.map(|kept| Kept { source: kept.source, shard: kept.shard, row: kept.row, doc_id: None, run_id: None });
+        Self { stage: fate.stage, reason: fate.reason, kept, score: fate.score, detail: fate.detail }
+    }
 }
 
 /// The text of a row, or why there is none to show.
@@ -134,9 +163,9 @@ impl Evidence {
         Self::row(place, kept.row)
     }
 
-    /// `shard:row`, as people name a row and as `--row` takes it.
+    /// `shard:row`, or `source/shard:row` where there are several sources: as people name a row and as `--row` takes it.
     pub(crate) fn label(&self, row: RowId) -> Result<String> {
-        Ok(format!("{}:{}", printable(&self.input(row)?.shard), row.row()))
+        Ok(format!("{}:{}", printable(&self.manifest.label(self.input(row)?)), row.row()))
     }
 
     /// Some columns of a shard's lineage, batch by batch.
@@ -309,22 +338,29 @@ impl<'a> Lines<'a> {
     pub(crate) fn line(&self, ordinal: usize, index: usize) -> Result<Line> {
         let owned = |name: &str| self.text(name, index).map(str::to_owned);
         let missing = |name: &str| Error::state(format!("lineage has a null where none may be column=`{name}`"));
+        let (detail, also) = self.text("detail", index).map(lineage::split).transpose()?.unwrap_or_default();
         let kept = match (owned("kept_source"), owned("kept_shard"), self.number("kept_row", index)) {
             (Some(source), Some(shard), Some(row)) => {
                 Some(Kept { source, shard, row, doc_id: owned("kept_doc_id"), run_id: owned("kept_run_id") })
             }
             _ => None,
         };
-        Ok(Line {
+        let mut line = Line {
             row: Evidence::row(ordinal, self.number("row", index).ok_or_else(|| missing("row"))?)?,
             doc_id: owned("doc_id"),
             decision: owned("decision").ok_or_else(|| missing("decision"))?,
-            stage: owned("stage"),
-            reason: owned("reason"),
-            kept,
-            score: self.score(index),
+            drops: Vec::new(),
             copies: self.number("copies", index).unwrap_or(0),
-            detail: owned("detail"),
-        })
+            detail: None,
+        };
+        match owned("stage") {
+            Some(stage) => {
+                let reason = owned("reason").ok_or_else(|| missing("reason"))?;
+                line.drops.push(Dropped { stage, reason, kept, score: self.score(index), detail });
+                line.drops.extend(also.into_iter().map(Dropped::from));
+            }
+            None => line.detail = detail,
+        }
+        Ok(line)
     }
 }

@@ -124,6 +124,10 @@ sources:
   # Of rows whose texts are equal after these steps, the first is kept, as it was.
   - id: exact
     exact_dedup: {{ columns: [{column}], normalize: [nfkc, lowercase, collapse_whitespace] }}
+  # Of rows that share most of their 5-word shingles, the first is kept; each pair is verified. `trommel pairs OUT --stage near`
+  # shows the pairs nearest to the threshold first.
+  - id: near
+    minhash_dedup: {{ column: {column}, threshold: 0.8 }}
   # Of rows that say nearly the same, the first is kept: epsilon is 1 - cosine. What it means differs from corpus to corpus:
   # run, look at `trommel pairs OUT --stage semantic`, and set it so that the pairs shown first are still duplicates.
   # - id: vectors

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::difference::{Side, difference, paragraph};
-use super::evidence::{Evidence, Line, Lines, Text};
+use super::evidence::{Dropped, Evidence, Lines, Text};
 use super::excerpt::{Excerpt, printable};
 use super::why::{detail_json, score_text};
 use super::{Format, Global, output};
@@ -91,8 +91,11 @@ impl Rank {
 
 /// A dropped row and the row that it names.
 struct Pair {
-    dropped: Line,
+    row: RowId,
+    doc_id: Option<String>,
+    dropped: Dropped,
     kept: RowId,
+    kept_doc_id: Option<String>,
     /// The least similarity that the stage takes for a duplicate, if it has one.
     threshold: Option<f64>,
 }
@@ -105,13 +108,15 @@ pub(crate) fn pairs(arguments: &PairsArguments, global: &Global, out: &mut dyn W
     let (rows, found) = closest(&evidence, arguments, &thresholds)?;
     let mut pairs = Vec::with_capacity(rows.len());
     for row in rows {
-        let dropped = evidence.line(row)?;
-        let Some(kept) = dropped.kept.as_ref() else { return Err(Error::state("lineage changed while it was read")) };
-        let kept = evidence.kept_row(kept)?;
-        let threshold = dropped.stage.as_ref().and_then(|stage| thresholds.get(stage)).copied();
-        pairs.push(Pair { dropped, kept, threshold });
+        let line = evidence.line(row)?;
+        let changed = || Error::state("lineage changed while it was read");
+        let dropped = line.drops.into_iter().next().ok_or_else(changed)?;
+        let kept = dropped.kept.as_ref().ok_or_else(changed)?;
+        let (kept, kept_doc_id) = (evidence.kept_row(kept)?, kept.doc_id.clone());
+        let threshold = thresholds.get(&dropped.stage).copied();
+        pairs.push(Pair { row, doc_id: line.doc_id, dropped, kept, kept_doc_id, threshold });
     }
-    let shown: BTreeSet<RowId> = pairs.iter().flat_map(|pair| [pair.dropped.row, pair.kept]).collect();
+    let shown: BTreeSet<RowId> = pairs.iter().flat_map(|pair| [pair.row, pair.kept]).collect();
     let texts = evidence.texts(&shown)?;
     let hidden = Text::Hidden("the shard has no such row".into());
     let text_of = |row: RowId| texts.get(&row).unwrap_or(&hidden);
@@ -206,7 +211,7 @@ fn pair_json<'a>(evidence: &Evidence, pair: &Pair, text_of: &dyn Fn(RowId) -> &'
         let input = evidence.input(row)?;
         Ok(json!({"source": input.source, "shard": input.shard, "row": row.row(), "doc_id": doc_id, "text": text_of(row).json()}))
     };
-    let differences = match (text_of(pair.dropped.row), text_of(pair.kept)) {
+    let differences = match (text_of(pair.row), text_of(pair.kept)) {
         (Text::Shown(dropped), Text::Shown(kept)) => {
             let stretches = difference(&dropped.text, &kept.text);
             let side = |side| match side {
@@ -222,8 +227,8 @@ fn pair_json<'a>(evidence: &Evidence, pair: &Pair, text_of: &dyn Fn(RowId) -> &'
     Ok(json!({
         "detail": pair.dropped.detail.as_deref().map(detail_json),
         "differences": differences,
-        "dropped": row(pair.dropped.row, pair.dropped.doc_id.as_deref())?,
-        "kept": row(pair.kept, pair.dropped.kept.as_ref().and_then(|kept| kept.doc_id.as_deref()))?,
+        "dropped": row(pair.row, pair.doc_id.as_deref())?,
+        "kept": row(pair.kept, pair.kept_doc_id.as_deref())?,
         "reason": pair.dropped.reason,
         "score": pair.dropped.score,
         "stage": pair.dropped.stage,
@@ -233,25 +238,23 @@ fn pair_json<'a>(evidence: &Evidence, pair: &Pair, text_of: &dyn Fn(RowId) -> &'
 
 fn pair_text<'a>(evidence: &Evidence, number: usize, pair: &Pair, text_of: &dyn Fn(RowId) -> &'a Text, colour: bool) -> Result<String> {
     let mut text = String::new();
-    let dropped = &pair.dropped;
-    let kept_id = dropped.kept.as_ref().and_then(|kept| kept.doc_id.as_deref());
     // Writing to a string cannot fail.
-    let _ = write!(text, "\n{number}. `{}`: {}", dropped.stage.as_deref().unwrap_or("?"), dropped.reason.as_deref().unwrap_or("?"));
-    if let Some(score) = dropped.score {
+    let _ = write!(text, "\n{number}. `{}`: {}", printable(&pair.dropped.stage), printable(&pair.dropped.reason));
+    if let Some(score) = pair.dropped.score {
         let _ = write!(text, ", score {}", score_text(score));
     }
     if let Some(threshold) = pair.threshold {
         let _ = write!(text, " (threshold {})", score_text(threshold));
     }
     text.push('\n');
-    for (word, row, doc_id) in [("dropped", dropped.row, dropped.doc_id.as_deref()), ("kept", pair.kept, kept_id)] {
+    for (word, row, doc_id) in [("dropped", pair.row, &pair.doc_id), ("kept", pair.kept, &pair.kept_doc_id)] {
         let _ = write!(text, "   {word:<7}  {}", evidence.label(row)?);
         if let Some(doc_id) = doc_id {
             let _ = write!(text, "  id `{}`", printable(doc_id));
         }
         text.push('\n');
     }
-    match (text_of(dropped.row), text_of(pair.kept)) {
+    match (text_of(pair.row), text_of(pair.kept)) {
         (Text::Shown(dropped), Text::Shown(kept)) => text.push_str(&beside(dropped, kept, colour)),
         (dropped, kept) => {
             for (word, shown) in [("dropped", dropped), ("kept", kept)] {

@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::evidence::{Evidence, Line, Lines, Text};
+use super::evidence::{Dropped, Evidence, Kept, Line, Lines, Text};
 use super::excerpt::printable;
 use super::{Format, Global, output};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::ids::RowId;
+use crate::state::chain::Stages;
+use crate::state::manifest::InputShard;
 use crate::telemetry::count;
 
 /// Rows of one id that are shown.
@@ -30,6 +32,8 @@ const OFFERED_IDS: usize = 3;
   trommel why out/quickstart --row verses-0.parquet:17
   trommel why out/quickstart --row part-0.parquet:17 --source crawl --format json
 
+Where there are several sources, --row also takes SOURCE/SHARD:N, as `pairs` and `verify` name rows.
+Of the reasons of a row that several branches dropped, that one comes first which the chain follows.
 Texts are read from the shards where the run found them (run.json), or below --root if they have moved there.
 A text is shown only if its shard is byte for byte what the run read.")]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["id", "row"]))]
@@ -61,11 +65,11 @@ enum End {
     Row,
     /// At a row that another run kept.
     OtherRun(String),
-    /// At a row that stands above already: on two branches each row was dropped because of the other.
-    Again(RowId),
+    /// At a row that no stage below the one that names it dropped, and that is not kept: the lineage is damaged.
+    Broken,
 }
 
-/// A row, the row that it names, and so on.
+/// A row, the row that it names, and so on. Each line has that drop first which the chain follows.
 #[derive(Debug, Clone, PartialEq)]
 struct Chain {
     lines: Vec<Line>,
@@ -121,10 +125,14 @@ fn check_source(evidence: &Evidence, source: Option<&str>) -> Result<()> {
 fn at(evidence: &Evidence, shard: &str, row: u64, source: Option<&str>) -> Result<RowId> {
     let inputs = &evidence.manifest().inputs;
     let of_source = || inputs.iter().enumerate().filter(move |(_, input)| source.is_none_or(|source| input.source == source));
-    let mut named = of_source().filter(|(_, input)| input.shard == shard);
+    let is_named = |input: &InputShard| {
+        let below = shard.strip_prefix(input.source.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        input.shard == shard || below == Some(input.shard.as_str())
+    };
+    let mut named = of_source().filter(|(_, input)| is_named(input));
     match (named.next(), named.next()) {
         (Some((_, first)), Some((_, second))) => Err(Error::usage(format!("several sources have a shard of this name shard=`{shard}`"))
-            .hint(format!("name one with --source, such as `--source {}` or `--source {}`", first.source, second.source))),
+            .hint(format!("name one with --source: `--source {}` or `--source {}`", first.source, second.source))),
         (Some((_, input)), None) if row >= input.rows => {
             let last = input.rows.checked_sub(1);
             let hint = last.map_or_else(|| "it has no row".to_owned(), |last| format!("its rows are 0 to {last}"));
@@ -222,22 +230,32 @@ fn near_ids(evidence: &Evidence, id: &str, source: Option<&str>) -> Result<Vec<S
     Ok(near.into_iter().map(|(_, doc_id)| format!("`{doc_id}`")).collect())
 }
 
-/// Follows a row to the end of its chain.
+/// Follows a row to the end of its chain, which only moves downstream.
 fn follow(evidence: &Evidence, row: RowId) -> Result<Chain> {
+    let stages = Stages::read(&evidence.manifest().plan)?;
     let mut lines: Vec<Line> = Vec::new();
     let mut next = row;
+    // The stage that names the next row as kept.
+    let mut by: Option<usize> = None;
     let end = loop {
-        if lines.iter().any(|line| line.row == next) {
-            break End::Again(next);
+        let mut line = evidence.line(next)?;
+        if let Some(by) = by
+            && line.decision != "keep"
+        {
+            let drops = line.drops.iter().map(|drop| Ok((stages.place(&drop.stage)?, drop.kept.is_some()))).collect::<Result<Vec<_>>>()?;
+            let Some(followed) = stages.followed(drops.into_iter(), by) else {
+                lines.push(line);
+                break End::Broken;
+            };
+            line.drops[..=followed].rotate_right(1);
         }
-        let line = evidence.line(next)?;
-        let kept = line.kept.clone();
+        let drop = line.drops.first().cloned();
         lines.push(line);
-        match kept {
+        match drop.and_then(|drop| Some((drop.stage, drop.kept?))) {
             None => break End::Row,
-            Some(kept) => match &kept.run_id {
+            Some((stage, kept)) => match &kept.run_id {
                 Some(run) if *run != evidence.manifest().run_id => break End::OtherRun(run.clone()),
-                _ => next = evidence.kept_row(&kept)?,
+                _ => (next, by) = (evidence.kept_row(&kept)?, Some(stages.place(&stage)?)),
             },
         }
     };
@@ -245,22 +263,36 @@ fn follow(evidence: &Evidence, row: RowId) -> Result<Chain> {
 }
 
 fn chain_json(evidence: &Evidence, chain: &Chain, text_of: &dyn Fn(RowId) -> Text) -> Result<Value> {
+    let kept = |kept: &Kept| {
+        json!({
+            "source": kept.source, "shard": kept.shard, "row": kept.row, "doc_id": kept.doc_id, "run_id": kept.run_id,
+        })
+    };
+    let also = |drop: &Dropped| {
+        json!({
+            "detail": drop.detail.as_deref().map(detail_json),
+            "kept": drop.kept.as_ref().map(kept),
+            "reason": drop.reason,
+            "score": drop.score,
+            "stage": drop.stage,
+        })
+    };
     let one = |line: &Line| -> Result<Value> {
         let input = evidence.input(line.row)?;
+        let drop = line.drops.first();
         Ok(json!({
+            "also": line.drops.iter().skip(1).map(also).collect::<Vec<_>>(),
             "copies": line.copies,
             "decision": line.decision,
-            "detail": line.detail.as_deref().map(detail_json),
+            "detail": line.detail().map(detail_json),
             "doc_id": line.doc_id,
-            "kept": line.kept.as_ref().map(|kept| json!({
-                "source": kept.source, "shard": kept.shard, "row": kept.row, "doc_id": kept.doc_id, "run_id": kept.run_id,
-            })),
-            "reason": line.reason,
+            "kept": line.kept().map(kept),
+            "reason": drop.map(|drop| &drop.reason),
             "row": line.row.row(),
-            "score": line.score,
+            "score": drop.and_then(|drop| drop.score),
             "shard": input.shard,
             "source": input.source,
-            "stage": line.stage,
+            "stage": drop.map(|drop| &drop.stage),
             "text": text_of(line.row).json(),
         }))
     };
@@ -279,13 +311,19 @@ fn chain_text(evidence: &Evidence, chain: &Chain, text_of: &dyn Fn(RowId) -> Tex
         if index > 0 {
             let _ = writeln!(text, "which duplicates");
         }
-        let _ = write!(text, "{}", evidence.label(line.row)?);
+        let input = evidence.input(line.row)?;
+        let _ = write!(text, "{}:{}", printable(&input.shard), line.row.row());
         if let Some(doc_id) = &line.doc_id {
             let _ = write!(text, "  id `{}`", printable(doc_id));
         }
-        let _ = writeln!(text, "  source `{}`", evidence.input(line.row)?.source);
+        let _ = writeln!(text, "  source `{}`", input.source);
         let _ = writeln!(text, "  {}", decision(line));
-        if let Some(detail) = &line.detail {
+        for drop in line.drops.iter().skip(1) {
+            let of = drop.kept.as_ref().map(|kept| evidence.kept_row(kept)).transpose()?.map(|row| evidence.label(row)).transpose()?;
+            let of = of.map(|label| format!(", for {label}")).unwrap_or_default();
+            let _ = writeln!(text, "  on another branch dropped{}{of}", reason(drop));
+        }
+        if let Some(detail) = line.detail() {
             let _ = writeln!(text, "  detail {}", printable(detail));
         }
         match text_of(line.row) {
@@ -301,13 +339,12 @@ fn chain_text(evidence: &Evidence, chain: &Chain, text_of: &dyn Fn(RowId) -> Tex
             }
         }
     }
-    match (&chain.end, chain.lines.last().and_then(|line| line.kept.as_ref())) {
+    match (&chain.end, chain.lines.last().and_then(Line::kept)) {
         (End::OtherRun(run), Some(kept)) => {
             let _ = writeln!(text, "which duplicates {}:{} of the run `{}`", printable(&kept.shard), kept.row, printable(run));
         }
-        (End::Again(row), _) => {
-            let _ =
-                writeln!(text, "which duplicates {} above: on another branch of the pipeline, as the details say", evidence.label(*row)?);
+        (End::Broken, _) => {
+            let _ = writeln!(text, "which the stage that names it did not keep: `trommel verify` says what is wrong with the lineage");
         }
         _ => {}
     }
@@ -321,16 +358,19 @@ fn decision(line: &Line) -> String {
         1 => ", 1 row names it".to_owned(),
         copies => format!(", {} rows name it", count(copies)),
     };
-    let stage = line.stage.as_deref().map(|stage| format!(" by `{stage}`")).unwrap_or_default();
-    let reason = line.reason.as_deref().map(|reason| format!(": {}", printable(reason))).unwrap_or_default();
-    let score = line.score.map(|score| format!(", score {}", score_text(score))).unwrap_or_default();
     let word = match line.decision.as_str() {
         "keep" => "kept",
         "drop" => "dropped",
         "reject" => "rejected",
         other => other,
     };
-    format!("{}{stage}{reason}{score}{copies}", printable(word))
+    format!("{}{}{copies}", printable(word), line.drops.first().map(reason).unwrap_or_default())
+}
+
+/// Why a row was dropped, in few words.
+fn reason(drop: &Dropped) -> String {
+    let score = drop.score.map(|score| format!(", score {}", score_text(score))).unwrap_or_default();
+    format!(" by `{}`: {}{score}", printable(&drop.stage), printable(&drop.reason))
 }
 
 /// A score as people read it: six places behind the point, trailing zeros left out.

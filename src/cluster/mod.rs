@@ -5,12 +5,14 @@
 //! to be compared with it. Rules hold no vectors and no texts, so that semantic and near duplicates are decided by the same code.
 
 pub mod any_earlier;
+pub mod bucket;
 pub mod components;
 pub mod representative;
 pub mod star;
 pub mod union_find;
 
 pub use any_earlier::AnyEarlier;
+pub use bucket::{Bounds, Buckets, Effort, Found, Rule, Similarity, compare_in_buckets};
 pub use components::Components;
 pub use representative::Keep;
 pub use star::Star;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, LargeStringArray, StringArray, StringViewArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, Schema, SchemaRef};
 
 use crate::dataset::reader::column_names;
 use crate::dataset::snapshot::{Shard, Snapshot};
@@ -40,8 +40,8 @@ pub fn is_text(data_type: &DataType) -> bool {
 }
 
 /// The one type that both can be read as without loss; `None` when there is none. The table: text encodings to `Utf8View`,
-/// signed with signed and unsigned with unsigned integers to the wider one, floats to the wider one, and a dictionary with
-/// what its values fit.
+/// signed with signed and unsigned with unsigned integers to the wider one, floats to the wider one, decimals to one that holds
+/// all digits of both, and a dictionary with what its values fit.
 #[must_use]
 pub fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType as T;
@@ -57,7 +57,30 @@ pub fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
         (a, b) if a.is_signed_integer() && b.is_signed_integer() => widest(a, b),
         (a, b) if a.is_unsigned_integer() && b.is_unsigned_integer() => widest(a, b),
         (a, b) if a.is_floating() && b.is_floating() => widest(a, b),
+        (a, b) => common_decimal(digits(a)?, digits(b)?),
+    }
+}
+
+/// The precision and the scale of a decimal.
+fn digits(data_type: &DataType) -> Option<(i16, i16)> {
+    match data_type {
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+        | DataType::Decimal256(precision, scale) => Some((i16::from(*precision), i16::from(*scale))),
         _ => None,
+    }
+}
+
+/// The decimal with the digits of both before the point and behind it; `None` where no decimal is that wide.
+fn common_decimal(a: (i16, i16), b: (i16, i16)) -> Option<DataType> {
+    let scale = a.1.max(b.1);
+    let precision = (scale + (a.0 - a.1).max(b.0 - b.1)).max(scale).max(1);
+    let (precision, scale) = (u8::try_from(precision).ok()?, i8::try_from(scale).ok()?);
+    if precision <= DECIMAL128_MAX_PRECISION {
+        Some(DataType::Decimal128(precision, scale))
+    } else {
+        (precision <= DECIMAL256_MAX_PRECISION).then_some(DataType::Decimal256(precision, scale))
     }
 }
 
@@ -254,6 +277,11 @@ mod tests {
         assert_eq!(common_type(&T::Int32, &T::Int64), Some(T::Int64));
         assert_eq!(common_type(&T::Float64, &T::Float16), Some(T::Float64));
         assert_eq!(common_type(&dictionary(T::Int8), &T::Int16), Some(T::Int16));
+        assert_eq!(common_type(&T::Decimal128(10, 2), &T::Decimal128(10, 4)), Some(T::Decimal128(12, 4)));
+        assert_eq!(common_type(&T::Decimal32(9, -2), &T::Decimal64(3, 3)), Some(T::Decimal128(14, 3)));
+        assert_eq!(common_type(&T::Decimal128(38, 0), &T::Decimal128(38, 38)), Some(T::Decimal256(76, 38)));
+        assert_eq!(common_type(&T::Decimal256(76, 0), &T::Decimal128(38, 38)), None);
+        assert_eq!(common_type(&T::Decimal128(10, 2), &T::Int64), None);
         assert_eq!(common_type(&T::Int32, &T::UInt32), None);
         assert_eq!(common_type(&T::Int64, &T::Float64), None);
         assert_eq!(common_type(&T::Binary, &T::Utf8), None);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::file::statistics::Statistics;
 use rayon::prelude::*;
 
 use crate::dataset::preflight;
@@ -40,13 +41,15 @@ pub struct RowGroup {
     pub uncompressed_bytes: u64,
 }
 
-/// Sizes of one column (with all that is nested in it) over the whole shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ColumnBytes {
+/// What the footer says of one column (with all that is nested in it) over the whole shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColumnFacts {
     /// Bytes in the file.
     pub compressed: u64,
     /// Bytes when decompressed, still encoded.
     pub uncompressed: u64,
+    /// Whether it proves that no value is null: none may be, or each row group counts none.
+    pub no_nulls: bool,
 }
 
 /// A shard as the snapshot saw it.
@@ -72,8 +75,8 @@ pub struct Shard {
     pub schema: SchemaRef,
     /// Its row groups, in file order.
     pub row_groups: Vec<RowGroup>,
-    /// Sizes of its columns, in the order of the schema.
-    pub columns: Vec<ColumnBytes>,
+    /// What the footer says of its columns, in the order of the schema.
+    pub columns: Vec<ColumnFacts>,
     /// What tells whether the file is still the same.
     pub identity: Identity,
 }
@@ -88,6 +91,12 @@ pub struct OpenShard {
 }
 
 impl Shard {
+    /// Whether the footer proves that no value of a column is null.
+    #[must_use]
+    pub fn has_no_nulls(&self, column: &str) -> bool {
+        self.schema.index_of(column).ok().and_then(|index| self.columns.get(index)).is_some_and(|column| column.no_nulls)
+    }
+
     /// Opens the file again and checks that it is the one of the snapshot.
     ///
     /// # Errors
@@ -174,12 +183,15 @@ fn look(id: ShardId, source: usize, path: String, file: PathBuf) -> Result<Shard
     let (hash, bytes) = hash_shard(reader.file())?;
     reader.file().check_unchanged(identity)?;
     let descriptor = footer.metadata().file_metadata().schema_descr();
-    let mut columns = vec![ColumnBytes::default(); descriptor.root_schema().get_fields().len()];
+    let new = ColumnFacts { compressed: 0, uncompressed: 0, no_nulls: true };
+    let mut columns = vec![new; descriptor.root_schema().get_fields().len()];
     for group in footer.metadata().row_groups() {
         for (leaf, chunk) in group.columns().iter().enumerate() {
             if let Some(column) = columns.get_mut(descriptor.get_column_root_idx(leaf)) {
                 column.compressed += chunk.compressed_size() as u64;
                 column.uncompressed += chunk.uncompressed_size() as u64;
+                let counted = chunk.statistics().and_then(Statistics::null_count_opt);
+                column.no_nulls &= chunk.column_descr().max_def_level() == 0 || counted == Some(0);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! can hold. Anything else is marked with a [`Status`] and never compared; its row is kept.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 
 /// Below this length (2^-63) the square of the length is no normal single-precision number.
 const MIN_NORM: f64 = 1.084_202_172_485_504_4e-19;
@@ -91,8 +92,9 @@ pub fn check_supplied(vector: &mut [f32], dimensions: usize, normalize: bool) ->
 /// every component rounds to zero is [`Status::ZeroNorm`].
 pub fn to_f16(vector: &[f32], out: &mut Vec<f16>) -> Status {
     let start = out.len();
-    out.extend(vector.iter().map(|value| f16::from_f32(*value)));
+    out.resize(start + vector.len(), f16::ZERO);
     let made = out.get_mut(start..).unwrap_or_default();
+    made.convert_from_f32_slice(vector);
     if made.iter().any(|value| !value.is_finite()) {
         made.fill(f16::ZERO);
         return Status::NotFinite;

@@ -34,8 +34,8 @@ use crate::limits::MAX_DIMENSIONS;
 pub struct EmbedOptions {
     /// The most tokens of a text, special tokens included; what is longer is cut on the right.
     pub max_tokens: usize,
-    /// The most tokens of a batch, padding included.
-    pub batch_tokens: usize,
+    /// The most tokens of a batch, padding included; `None` takes [`Provider::batch_tokens`] of what the model runs on.
+    pub batch_tokens: Option<usize>,
     /// What the model runs on.
     pub provider: Provider,
     /// How token vectors become one.
@@ -54,7 +54,7 @@ impl Default for EmbedOptions {
     fn default() -> Self {
         Self {
             max_tokens: 256,
-            batch_tokens: 4_096,
+            batch_tokens: None,
             provider: Provider::Auto,
             pooling: Pooling::Auto,
             normalize: true,
@@ -84,6 +84,7 @@ pub struct Embedder {
     tokeniser: Tokeniser,
     sessions: Vec<Mutex<Session>>,
     options: EmbedOptions,
+    batch_tokens: usize,
     provider: Provider,
     dimensions: usize,
     identity: blake3::Hash,
@@ -103,9 +104,10 @@ impl Embedder {
             .map_err(|error| error.context(format!("cannot use the tokenizer of the model model=`{}`", files.name())))?;
         let Opened { sessions, provider, notes } =
             runtime.open(files, options.provider, options.pooling, options.threads, options.session_bytes)?;
-        let identity = identity(runtime, files, &options, provider);
+        let batch_tokens = options.batch_tokens.unwrap_or_else(|| provider.batch_tokens());
+        let identity = identity(runtime, files, &options, batch_tokens, provider);
         let name = files.name().to_owned();
-        let mut embedder = Self { tokeniser, sessions, options, provider, dimensions: 0, identity, notes, name };
+        let mut embedder = Self { tokeniser, sessions, options, batch_tokens, provider, dimensions: 0, identity, notes, name };
         embedder.dimensions = embedder.probe()?;
         Ok(embedder)
     }
@@ -135,7 +137,7 @@ impl Embedder {
     }
 
     /// Embeds windows in order. `windows` gives the texts of each (null for a row without one) and is drained on a thread of its
-    /// own, at most three windows ahead; `sink` gets the vectors of each, in the same order. Texts are tokenised on rayon's pool.
+    /// own, at most four windows ahead; `sink` gets the vectors of each, in the same order. Texts are tokenised on rayon's pool.
     ///
     /// # Errors
     /// The first error of `windows`, of the model or of `sink`; then nothing more is embedded.
@@ -188,7 +190,7 @@ impl Embedder {
                 Some(_) => Status::Ok,
             })
             .collect();
-        let batches = batch::pack(&counts, self.options.batch_tokens);
+        let batches = batch::pack(&counts, self.batch_tokens);
         let truncated = tokens.iter().flatten().filter(|tokens| tokens.truncated).count() as u64;
         Ok(Prepared { batches, statuses, total: counts.iter().map(|count| u64::from(*count)).sum(), truncated, tokens })
     }
@@ -235,14 +237,14 @@ struct Prepared {
     truncated: u64,
 }
 
-fn identity(runtime: &Runtime, files: &ModelFiles, options: &EmbedOptions, provider: Provider) -> blake3::Hash {
-    let EmbedOptions { max_tokens, batch_tokens, provider: _, pooling, normalize, dims, threads: _, session_bytes: _ } = options;
+fn identity(runtime: &Runtime, files: &ModelFiles, options: &EmbedOptions, batch_tokens: usize, provider: Provider) -> blake3::Hash {
+    let EmbedOptions { max_tokens, batch_tokens: _, provider: _, pooling, normalize, dims, threads: _, session_bytes: _ } = options;
     let [backend, version, build] = runtime.maker(files);
     Fingerprint::new("trommel embedder 1")
         .part(blake3::hash(files.model()).as_bytes())
         .part(blake3::hash(files.tokenizer()).as_bytes())
         .number(*max_tokens as u64)
-        .number(*batch_tokens as u64)
+        .number(batch_tokens as u64)
         .part(pooling.as_str())
         .number(u64::from(*normalize))
         .number(dims.unwrap_or(0) as u64)

@@ -1,20 +1,23 @@
 //! The threads of an embedder: one tokenises windows ahead, one a session runs batches, and the caller's puts results back into
-//! row order. Batches are handed out to whoever is free; where a result goes depends on its window and row alone.
+//! row order. Batches are handed out to whoever is free; where a result goes depends on its window and row alone. All batches of a
+//! window are handed out at once, as lists of rows: the tokeniser never waits for a session, only for whole windows.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use super::batch::Batch;
 use super::guard::Status;
 use super::runtime::Session;
+use super::tokenise::Tokens;
 use super::{Embedded, Embedder, Prepared};
 use crate::error::{Error, Result};
 
 /// Windows that are tokenised and wait for their results to be collected, beside the one that is being collected.
-const AHEAD: usize = 1;
+const AHEAD: usize = 2;
 
 /// A window whose batches are on their way.
 struct Head {
@@ -24,12 +27,11 @@ struct Head {
     truncated: u64,
 }
 
-/// A batch to run.
+/// A batch to run, and the tokens of its window.
 struct Job {
     window: u64,
-    rows: Vec<u32>,
-    ids: Vec<i64>,
-    mask: Vec<i64>,
+    batch: Batch,
+    tokens: Arc<[Option<Tokens>]>,
 }
 
 /// A batch that was run.
@@ -46,7 +48,7 @@ where
 {
     let stop = &AtomicBool::new(false);
     let (head_sender, heads) = sync_channel(AHEAD);
-    let (job_sender, jobs) = sync_channel(embedder.sessions.len());
+    let (job_sender, jobs) = channel();
     let (done_sender, done) = channel();
     let jobs = &Mutex::new(jobs);
     thread::scope(|scope| {
@@ -68,7 +70,7 @@ where
 }
 
 /// Tokenises windows and hands out their batches until there are none left, one fails, or nobody listens any more.
-fn prepare<I>(embedder: &Embedder, windows: I, heads: &SyncSender<Result<Head>>, jobs: &SyncSender<Job>, stop: &AtomicBool)
+fn prepare<I>(embedder: &Embedder, windows: I, heads: &SyncSender<Result<Head>>, jobs: &Sender<Job>, stop: &AtomicBool)
 where
     I: Iterator<Item = Result<Vec<Option<String>>>>,
 {
@@ -86,9 +88,9 @@ where
         if heads.send(Ok(head)).is_err() {
             return;
         }
+        let tokens: Arc<[Option<Tokens>]> = tokens.into();
         for batch in batches {
-            let (ids, mask) = embedder.tensors(&batch, &tokens);
-            if stop.load(Ordering::Relaxed) || jobs.send(Job { window, rows: batch.rows, ids, mask }).is_err() {
+            if stop.load(Ordering::Relaxed) || jobs.send(Job { window, batch, tokens: Arc::clone(&tokens) }).is_err() {
                 return;
             }
         }
@@ -99,17 +101,18 @@ where
 fn infer(embedder: &Embedder, session: &Mutex<Session>, jobs: &Mutex<Receiver<Job>>, done: &Sender<Done>, stop: &AtomicBool) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { window, rows, ids, mask }) = job else { return };
+        let Ok(Job { window, batch, tokens }) = job else { return };
         if stop.load(Ordering::Relaxed) {
             continue;
         }
         let embed = || {
+            let (ids, mask) = embedder.tensors(&batch, &tokens);
             let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-            embedder.embed(&mut session, &ids, &mask, rows.len())
+            embedder.embed(&mut session, &ids, &mask, batch.rows.len())
         };
         // A panic must not leave the collector waiting for a result that never comes.
         let made = catch_unwind(AssertUnwindSafe(embed)).unwrap_or_else(|_| Err(Error::internal("the model's runtime panicked")));
-        if done.send(Done { window, rows, made }).is_err() {
+        if done.send(Done { window, rows: batch.rows, made }).is_err() {
             return;
         }
     }

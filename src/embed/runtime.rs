@@ -8,8 +8,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use half::f16;
 use ort::ep::ExecutionProvider as _;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::IoBinding;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use ort::value::{Outlet, Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::library::{GET, Origin, find_library};
 use super::model::ModelFiles;
@@ -19,6 +21,13 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// The oldest minor version of ONNX Runtime 1.x whose interface this program calls (`api-24` in Cargo.toml).
 const OLDEST: u32 = ort::MINOR_VERSION;
+/// Tokens of a batch on the CPU, if the user gives none.
+const CPU_BATCH_TOKENS: usize = 4_096;
+/// Tokens of a batch on a GPU, if the user gives none.
+const GPU_BATCH_TOKENS: usize = 16_384;
+/// Sessions on a GPU: while one batch computes, another is copied and checked, and a third waits with its tensors made.
+const GPU_LANES: usize = 3;
+
 /// What runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {
@@ -63,6 +72,19 @@ impl Provider {
             Self::Cuda => "cuda",
             Self::TensorRt => "tensorrt",
         }
+    }
+
+    /// Does it run on a GPU?
+    #[must_use]
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Cuda | Self::TensorRt)
+    }
+
+    /// The tokens of a batch where none are asked for: what a core's caches hold, or what fills a GPU and still leaves several
+    /// batches of like length in a window of short texts.
+    #[must_use]
+    pub fn batch_tokens(self) -> usize {
+        if self.is_gpu() { GPU_BATCH_TOKENS } else { CPU_BATCH_TOKENS }
     }
 }
 
@@ -262,10 +284,11 @@ impl Runtime {
             Provider::Cuda | Provider::TensorRt => (wanted, None, None),
         };
         // Inside a session sums are split over threads, and three threads give other bits than one (measured on all-MiniLM-L6-v2:
-        // batches of one or two long rows). So a session has one thread, and batches run side by side, a session each.
+        // batches of one or two long rows). So a session has one thread, and batches run side by side, a session each. On a GPU each
+        // session has its own stream and its own cuBLAS handle and workspace, which is what cuBLAS asks for to give the same bits.
         let threads = threads.max(1);
         let fit = usize::try_from(session_bytes / (files.model().len() as u64).max(1)).unwrap_or(usize::MAX).max(1);
-        let lanes = if provider == Provider::Cpu { threads.min(fit) } else { 1 };
+        let lanes = if provider.is_gpu() { GPU_LANES } else { threads }.min(fit);
         let mut notes: Vec<String> = note.into_iter().collect();
         if provider == Provider::Cpu && lanes < threads {
             let name = files.name();
@@ -313,7 +336,11 @@ impl Runtime {
                     "check it with `python -c 'import onnx; onnx.checker.check_model(\"model.onnx\")'`, or export it again",
                 ))?;
                 let ports = (session.inputs().iter().map(port).collect(), session.outputs().iter().map(port).collect());
-                (Graph::OnnxRuntime(session), ports.0, ports.1)
+                let bound = provider.is_gpu().then(|| Bound::new(&session, AllocationDevice::CUDA_PINNED)).transpose();
+                let bound = bound
+                    .context(Kind::Model, || "cannot allocate pinned memory".into())
+                    .map_err(unusable("check what else runs on the GPU (`nvidia-smi`), or set `provider: cpu`"))?;
+                (Graph::OnnxRuntime(session, bound), ports.0, ports.1)
             }
         };
         let of_model = |error: Error| error.context(format!("cannot embed with the model model=`{name}`"));
@@ -334,7 +361,19 @@ fn reason(error: &Error) -> String {
 
 /// Every option is written out: another default upstream must not change our bits.
 fn onnxruntime_options(environment: &ort::environment::Environment, provider: Provider) -> ort::Result<SessionBuilder> {
-    let cuda = || ort::ep::CUDA::default().build().error_on_failure();
+    let cuda = || {
+        let cuda = ort::ep::CUDA::default()
+            .with_device_id(0)
+            .with_arena_extend_strategy(ort::ep::ArenaExtendStrategy::NextPowerOfTwo)
+            // No search by the clock: it may choose another algorithm in the next run.
+            .with_conv_algorithm_search(ort::ep::cuda::ConvAlgorithmSearch::Default)
+            .with_tf32(false)
+            .with_skip_layer_norm_strict_mode(false)
+            .with_cuda_graph(false)
+            .with_prefer_nhwc(false)
+            .with_fuse_conv_bias(false);
+        cuda.build().error_on_failure()
+    };
     let cpu = || ort::ep::CPU::default().with_arena_allocator(true).build();
     let providers = match provider {
         Provider::Auto | Provider::Cpu => vec![cpu()],
@@ -369,8 +408,41 @@ fn port(outlet: &Outlet) -> Port {
 
 #[derive(Debug)]
 enum Graph {
-    OnnxRuntime(ort::session::Session),
+    /// Bound where tensors lie in memory of the device's own; else they are read where they are.
+    OnnxRuntime(ort::session::Session, Option<Bound>),
     Tract(tract::Graph),
+}
+
+/// Inputs and outputs bound to memory from which the device copies by itself: host pages that the driver has locked. They come from
+/// the session's pool, which keeps them for the next batch.
+#[derive(Debug)]
+struct Bound {
+    binding: IoBinding,
+    allocator: Allocator,
+    memory: MemoryInfo<'static>,
+}
+
+impl Bound {
+    fn new(session: &ort::session::Session, device: AllocationDevice<'_>) -> ort::Result<Self> {
+        let memory = |kind| MemoryInfo::new(device, 0, AllocatorType::Device, kind);
+        Ok(Self {
+            binding: session.create_binding()?,
+            allocator: Allocator::new(session, memory(MemoryType::CPUInput)?)?,
+            memory: memory(MemoryType::CPUOutput)?,
+        })
+    }
+
+    /// Binds one batch. Outputs are bound anew, for the ones of the last batch have another shape.
+    fn bind<'a>(&mut self, inputs: impl Iterator<Item = (&'a str, &'a [i64])>, shape: [usize; 2], output: &str) -> ort::Result<&IoBinding> {
+        self.binding.clear();
+        for (name, values) in inputs {
+            let mut tensor = Tensor::<i64>::new(&self.allocator, shape)?;
+            tensor.extract_tensor_mut().1.copy_from_slice(values);
+            self.binding.bind_input(name, &tensor)?;
+        }
+        self.binding.bind_output_to_device(output, &self.memory)?;
+        Ok(&self.binding)
+    }
 }
 
 /// A model ready to run. One thread at a time uses it.
@@ -382,6 +454,14 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Binds inputs and outputs on the CPU, so that a machine without a GPU tests what one with a GPU does.
+    #[cfg(test)]
+    pub(super) fn bind(&mut self) {
+        if let Graph::OnnxRuntime(session, bound) = &mut self.graph {
+            *bound = Some(Bound::new(session, AllocationDevice::CPU).unwrap());
+        }
+    }
+
     /// Runs one batch: `ids` and `mask` are rows x width, one row after the other; the result is rows x dimensions.
     pub(super) fn run(&mut self, ids: &[i64], mask: &[i64], rows: usize) -> Result<Vec<f32>> {
         let width = ids.len().checked_div(rows).unwrap_or(0);
@@ -392,20 +472,26 @@ impl Session {
             Feed::Segment => segments.as_slice(),
         };
         let failed = || "inference failed".to_owned();
-        let session = match &mut self.graph {
+        let outputs = match &mut self.graph {
             Graph::Tract(graph) => {
                 let inputs: Vec<&[i64]> = self.feeds.iter().map(|(_, feed)| values(feed)).collect();
                 let (shape, values) = graph.run(&inputs, rows, width, self.output.place).context(Kind::Model, failed)?;
                 return signature::pool(self.output.reading, &shape, &values, mask, rows);
             }
-            Graph::OnnxRuntime(session) => session,
+            Graph::OnnxRuntime(session, Some(bound)) => {
+                let inputs = self.feeds.iter().map(|(name, feed)| (name.as_str(), values(feed)));
+                let binding = bound.bind(inputs, [rows, width], &self.output.name).context(Kind::Model, failed)?;
+                session.run_binding(binding).context(Kind::Model, failed)?
+            }
+            Graph::OnnxRuntime(session, None) => {
+                let mut inputs = Vec::with_capacity(self.feeds.len());
+                for (name, feed) in &self.feeds {
+                    let tensor = TensorRef::from_array_view(([rows, width], values(feed))).context(Kind::Model, failed)?;
+                    inputs.push((Cow::from(name.as_str()), ort::session::SessionInputValue::from(tensor)));
+                }
+                session.run(inputs).context(Kind::Model, failed)?
+            }
         };
-        let mut inputs = Vec::with_capacity(self.feeds.len());
-        for (name, feed) in &self.feeds {
-            let tensor = TensorRef::from_array_view(([rows, width], values(feed))).context(Kind::Model, failed)?;
-            inputs.push((Cow::from(name.as_str()), ort::session::SessionInputValue::from(tensor)));
-        }
-        let outputs = session.run(inputs).context(Kind::Model, failed)?;
         let value = outputs.get(&self.output.name).ok_or_else(|| Error::internal("a session gave no output of the name it announced"))?;
         if self.output.half {
             let (shape, values) = value.try_extract_tensor::<f16>().context(Kind::Model, failed)?;

@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::ast::{Expr, ExprWithAlias, Function, Query, Valu
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use super::failure::from_datafusion;
 use crate::diagnostic::nearest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::limits::{MAX_SQL_DEPTH, MAX_SQL_TOKENS};
@@ -100,7 +101,8 @@ pub fn compile(sql: &str, schema: SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
 /// Kind input: the expression fails on a row, as a division by zero does.
 pub fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<BooleanArray> {
     let fails = || format!("the expression fails on a row sql=`{expression}`");
-    let value = expression.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).context(Kind::Input, fails)?;
+    let value = expression.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
+    let value = value.map_err(|error| from_datafusion(error).context(fails()))?;
     let booleans = value.as_any().downcast_ref::<BooleanArray>();
     booleans.cloned().ok_or_else(|| Error::internal(format!("a predicate gave {} sql=`{expression}`", value.data_type())))
 }

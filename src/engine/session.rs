@@ -1,7 +1,7 @@
 //! One engine a process: its threads, its memory budget, its spill folder, and the flag that stops it.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,7 +61,27 @@ pub struct Engine {
 
 /// Bytes of the pool that something of ours holds; given back when dropped.
 #[derive(Debug)]
-pub struct Reservation(#[expect(dead_code, reason = "held for its drop")] MemoryReservation);
+pub struct Reservation {
+    what: String,
+    held: MemoryReservation,
+}
+
+impl Reservation {
+    /// Takes `bytes` of the same pool for something else.
+    pub fn beside(&self, what: &str, bytes: usize) -> Result<Self> {
+        let beside = Self { what: what.to_owned(), held: self.held.new_empty() };
+        beside.grow(bytes)?;
+        Ok(beside)
+    }
+
+    /// Takes `bytes` more before they are allocated.
+    pub fn grow(&self, bytes: usize) -> Result<()> {
+        self.held.try_grow(bytes).map_err(|error| {
+            let missing = format!("{} needs more memory than the budget has left bytes=`{bytes}`", self.what);
+            from_datafusion(error).context(missing).hint("give more with --memory")
+        })
+    }
+}
 
 impl Engine {
     /// Starts threads and pool.
@@ -106,12 +126,9 @@ impl Engine {
 
     /// Takes `bytes` of the pool before something of ours allocates them.
     pub fn reserve(&self, what: &str, bytes: usize) -> Result<Reservation> {
-        let reservation = MemoryConsumer::new(what).register(self.context.memory_pool());
-        reservation.try_grow(bytes).map_err(|error| {
-            let missing = format!("{what} needs more memory than the budget has left bytes=`{bytes}`");
-            from_datafusion(error).context(missing).hint("give more with --memory")
-        })?;
-        Ok(Reservation(reservation))
+        let reservation = Reservation { what: what.to_owned(), held: MemoryConsumer::new(what).register(self.context.memory_pool()) };
+        reservation.grow(bytes)?;
+        Ok(reservation)
     }
 
     /// Worker threads.
@@ -130,6 +147,12 @@ impl Engine {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.options.memory_bytes
+    }
+
+    /// Where what does not fit memory goes.
+    #[must_use]
+    pub fn spill_folder(&self) -> &Path {
+        &self.options.spill_folder
     }
 
     /// The flag that stops this engine's work.

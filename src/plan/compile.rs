@@ -1,12 +1,13 @@
 //! From a checked pipeline to a plan: which stages a source's first scan decides, which columns it reads, what stands below what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::graph::Graph;
 pub use super::graph::Input;
 use crate::config::model::{Pipeline, Sink};
+use crate::dataset::snapshot::Shard;
 use crate::ids::StageId;
 use crate::stages::StageConfig;
 use crate::stages::seam::Roles;
@@ -38,8 +39,23 @@ pub struct PlannedSource {
     pub roles: Roles,
     /// The stages that its first scan decides or makes features for, in order.
     pub steps: Vec<usize>,
-    /// The columns that the first scan reads; `None` for all.
-    pub columns: Option<Vec<String>>,
+    /// The columns that the first scan reads of every shard.
+    pub columns: Vec<String>,
+    /// Whether it reads all columns of shards that may have rows without an id.
+    pub content: bool,
+}
+
+impl PlannedSource {
+    /// The columns that the first scan reads of `shard`, and whether these are all that it has.
+    #[must_use]
+    pub fn reads<'a>(&'a self, shard: &'a Shard) -> (Vec<&'a str>, bool) {
+        let has_ids = self.roles.id.as_deref().is_some_and(|id| shard.has_no_nulls(id));
+        if self.content && !has_ids {
+            (shard.schema.fields().iter().map(|field| field.name().as_str()).collect(), true)
+        } else {
+            (self.columns.iter().map(String::as_str).collect(), false)
+        }
+    }
 }
 
 /// A stage in a plan.
@@ -55,6 +71,8 @@ pub struct PlannedStage {
     pub embedding: Option<usize>,
     /// For each source, whether its rows can reach this stage.
     pub reached_by: Vec<bool>,
+    /// The stages that it stands below, as places in the plan.
+    above: BTreeSet<usize>,
 }
 
 impl Plan {
@@ -80,22 +98,29 @@ impl Plan {
                 })
                 .collect();
             let embedding = graph.embedding(*index).map(place);
-            stages.push(PlannedStage { id: entry.id.clone(), config: entry.config.clone(), inputs, embedding, reached_by });
+            let mut above = BTreeSet::new();
+            for input in &inputs {
+                if let Input::Stage(stage) = input {
+                    above.insert(*stage);
+                    above.extend(stages.get(*stage).into_iter().flat_map(|stage| &stage.above));
+                }
+            }
+            stages.push(PlannedStage { id: entry.id.clone(), config: entry.config.clone(), inputs, embedding, reached_by, above });
         }
         let sources = pipeline.sources.iter().enumerate().map(|(index, source)| {
             let roles = Roles { text: source.text.clone(), id: source.id_column.clone() };
             let steps: Vec<usize> =
                 (0..stages.len()).filter(|stage| stages[*stage].reached_by[index] && stages[*stage].config.scanned().is_some()).collect();
             let mut columns: Vec<String> = roles.id.iter().cloned().collect();
-            let mut all = false;
+            let mut content = false;
             for step in &steps {
                 let needs = stages[*step].config.needs(&roles);
-                all |= needs.all_columns;
+                content |= needs.content;
                 columns.extend(needs.columns.iter().map(|name| roles.column(name).to_owned()));
             }
             columns.sort_unstable();
             columns.dedup();
-            PlannedSource { id: source.id.clone(), roles, steps, columns: (!all).then_some(columns) }
+            PlannedSource { id: source.id.clone(), roles, steps, columns, content }
         });
         Self {
             name: pipeline.name.clone(),
@@ -111,25 +136,18 @@ impl Plan {
     /// Whether rows that stage `above` lets through can reach stage `below`.
     #[must_use]
     pub fn is_below(&self, below: usize, above: usize) -> bool {
-        self.stages.get(below).is_some_and(|stage| {
-            stage.inputs.iter().any(|input| matches!(input, Input::Stage(stage) if *stage == above || self.is_below(*stage, above)))
-        })
-    }
-
-    /// Whether what stage `stage` lets through goes to the sink.
-    #[must_use]
-    pub fn reaches_sink(&self, stage: usize) -> bool {
-        match self.sink_input {
-            Input::Stage(last) => last == stage || self.is_below(last, stage),
-            Input::Source(_) => false,
-        }
+        self.stages.get(below).is_some_and(|stage| stage.above.contains(&above))
     }
 
     /// The plan as manifests hold it and run ids hash it: everything that can change the output, nothing that cannot. That is the
-    /// declaration, with the version of each stage kind, and with `models`, which names the model of each embed stage that has one.
+    /// declaration, with the version of each stage kind, with `models`, which names the model of each embed stage that has one, and
+    /// with `limit_rows`, if only so many rows of the corpus were asked for.
     #[must_use]
-    pub fn canonical(&self, models: &BTreeMap<usize, String>) -> Value {
+    pub fn canonical(&self, models: &BTreeMap<usize, String>, limit_rows: Option<u64>) -> Value {
         let mut plan = self.declared.clone();
+        if let (Some(plan), Some(rows)) = (plan.as_object_mut(), limit_rows) {
+            plan.insert("limit_rows".into(), json!(rows));
+        }
         for entry in plan.get_mut("stages").and_then(Value::as_array_mut).into_iter().flatten() {
             let place = self.stages.iter().position(|stage| entry.get("id").and_then(Value::as_str) == Some(stage.id.as_str()));
             if let (Some(entry), Some(place)) = (entry.as_object_mut(), place) {

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use serde_json::{Map, Value, json};
 
 use super::context::RunContext;
+use super::named::NamedReader;
 use super::narrow::NarrowReader;
 use crate::dataset::snapshot::Shard;
 use crate::engine::{next, rows_of};
@@ -76,7 +77,9 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
     let barrier = planned.config.barrier(&planned.id).ok_or_else(|| Error::internal("a stage that is no barrier"))?;
     let reader = NarrowReader::open(Arc::clone(cx), stage)?;
     let (schema, dimensions) = (reader.schema(), reader.dimensions());
-    let input = Narrow { rows, stream: rows_of(schema, reader), dimensions };
+    let sources = cx.snapshot.shards.iter().map(|shard| shard.source).collect();
+    let named = Arc::new(NamedReader { cx: Arc::clone(cx), stage });
+    let input = Narrow { rows, stream: rows_of(schema, reader), dimensions, sources, named };
     let outcome = barrier.run(&cx.engine, input).await.map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
     let folder = cx.artefacts.begin(&key)?;
     let mut drops = outcome.drops;

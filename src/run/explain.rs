@@ -48,6 +48,9 @@ pub struct PhasePlan {
     pub cached: Option<u64>,
     /// Compressed bytes of columns that it would read.
     pub bytes: u64,
+    /// What its stage promises.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Explains a run.
@@ -93,8 +96,17 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         tasks: shards,
         cached: Some(0),
         bytes: 0,
+        notes: Vec::new(),
     });
-    phases.push(PhasePlan { kind: "write", stages: Vec::new(), reads: "all columns".into(), tasks: shards, cached: Some(0), bytes: all });
+    phases.push(PhasePlan {
+        kind: "write",
+        stages: Vec::new(),
+        reads: "all columns".into(),
+        tasks: shards,
+        cached: Some(0),
+        bytes: all,
+        notes: Vec::new(),
+    });
     let cached = |phase: &PhasePlan| phase.cached == Some(phase.tasks) && phase.tasks > 0;
     let bytes_to_read = phases.iter().filter(|phase| !cached(phase)).map(|phase| phase.bytes).sum();
     Ok(Explanation { shards, rows: context.snapshot.rows(), bytes: all, phases, bytes_to_read })
@@ -103,22 +115,22 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
 fn scan_phases(cx: &RunContext) -> Result<Vec<PhasePlan>> {
     let mut phases = Vec::new();
     for (index, source) in cx.plan.sources.iter().enumerate() {
-        let (mut tasks, mut cached, mut size) = (0, 0, 0);
+        let (mut tasks, mut cached, mut size, mut whole) = (0, 0, 0, 0);
         for shard in cx.snapshot.shards.iter().filter(|shard| shard.source == index) {
             tasks += 1;
-            size += match &source.columns {
-                Some(columns) => columns.iter().map(|column| column_bytes(shard, column)).sum(),
-                None => shard.bytes,
-            };
+            let (columns, all) = source.reads(shard);
+            whole += u64::from(all);
+            size += if all { shard.bytes } else { columns.into_iter().map(|column| column_bytes(shard, column)).sum() };
             cached += u64::from(cx.artefacts.receipt(&cx.scans[shard.id.ordinal()])?.is_some());
         }
         let stages = source.steps.iter().map(|stage| cx.plan.stages[*stage].id.to_string()).collect();
-        let reads = match &source.columns {
-            Some(columns) if columns.is_empty() => format!("{}: row counts", source.id),
-            Some(columns) => format!("{}: {}", source.id, columns.join(", ")),
-            None => format!("{}: all columns", source.id),
+        let columns = if source.columns.is_empty() { "row counts".to_owned() } else { source.columns.join(", ") };
+        let reads = match whole {
+            0 => format!("{}: {columns}", source.id),
+            all if all == tasks => format!("{}: all columns", source.id),
+            some => format!("{}: {columns}; all columns of {some} of {tasks} shards", source.id),
         };
-        phases.push(PhasePlan { kind: "scan", stages, reads, tasks, cached: Some(cached), bytes: size });
+        phases.push(PhasePlan { kind: "scan", stages, reads, tasks, cached: Some(cached), bytes: size, notes: Vec::new() });
     }
     Ok(phases)
 }
@@ -138,23 +150,30 @@ fn feature_phase(cx: &mut RunContext, stage: usize, embedder: Option<&SharedEmbe
         size += column_bytes(shard, &column);
         reads = format!("{column} of live rows");
     }
-    let id = planned.id.to_string();
+    let (id, planned_notes) = (planned.id.to_string(), planned.config.notes());
     let mut cached = None;
     if known {
         let keys = feature::tasks(cx, stage, &feature::model_hash(embedder))?;
         let mut done = 0;
-        for (key, _) in keys.iter().flatten() {
+        for key in keys.iter().flatten() {
             done += u64::from(cx.artefacts.receipt(key)?.is_some());
         }
         cached = Some(done);
-        cx.features.insert(stage, keys.into_iter().map(|task| task.map(|(key, _)| key)).collect());
+        cx.features.insert(stage, keys);
     }
-    Ok(PhasePlan { kind: "feature", stages: vec![id], reads, tasks, cached, bytes: size })
+    Ok(PhasePlan { kind: "feature", stages: vec![id], reads, tasks, cached, bytes: size, notes: planned_notes })
 }
 
 fn barrier_phase(cx: &mut RunContext, stage: usize, known: bool) -> Result<PhasePlan> {
-    let id = cx.plan.stages[stage].id.to_string();
-    let mut phase = PhasePlan { kind: "barrier", stages: vec![id], reads: "narrow rows".into(), tasks: 1, cached: None, bytes: 0 };
+    let planned = &cx.plan.stages[stage];
+    let (mut reads, mut size) = ("narrow rows".to_owned(), 0);
+    if let Some(column) = planned.config.named() {
+        reads = format!("narrow rows, {column} of candidates");
+        let shards = cx.snapshot.shards.iter().filter(|shard| planned.reached_by[shard.source]);
+        size = shards.map(|shard| column_bytes(shard, cx.plan.sources[shard.source].roles.column(column))).sum();
+    }
+    let stages = vec![planned.id.to_string()];
+    let mut phase = PhasePlan { kind: "barrier", stages, reads, tasks: 1, cached: None, bytes: size, notes: planned.config.notes() };
     if known {
         let done = barrier::done(cx, stage)?;
         phase.cached = Some(u64::from(done.is_some()));
@@ -179,6 +198,9 @@ impl Explanation {
             let _ = write!(text, "{:>2}. {:<8} {:<44} {cached}", index + 1, phase.kind, phase.reads);
             let _ = if phase.bytes > 0 { write!(text, ", {}", bytes(phase.bytes)) } else { Ok(()) };
             let _ = if phase.stages.is_empty() { writeln!(text) } else { writeln!(text, "\n             {}", phase.stages.join(", ")) };
+            for note in &phase.notes {
+                let _ = writeln!(text, "             - {note}");
+            }
         }
         let _ = writeln!(text, "about {} to read", bytes(self.bytes_to_read));
         text

@@ -33,8 +33,8 @@ pub(super) struct Made {
     pub(super) ran: u64,
 }
 
-/// The artefact of each shard, and the live rows where it is still to be made.
-pub(super) fn tasks(cx: &RunContext, stage: usize, model: &blake3::Hash) -> Result<Vec<Option<(TaskKey, BooleanBuffer)>>> {
+/// The artefact of each shard. Which of its rows are live is not held: the task that makes it finds out again.
+pub(super) fn tasks(cx: &RunContext, stage: usize, model: &blake3::Hash) -> Result<Vec<Option<TaskKey>>> {
     let planned = &cx.plan.stages[stage];
     let each = cx.snapshot.shards.iter().map(|shard| {
         if !planned.reached_by[shard.source] {
@@ -42,8 +42,7 @@ pub(super) fn tasks(cx: &RunContext, stage: usize, model: &blake3::Hash) -> Resu
         }
         let live = cx.live(shard, stage)?.reaching(stage);
         let column = column(cx, shard, stage)?;
-        let key = task::feature(&cx.plan, stage, &shard.hash, &column, &live, model);
-        Ok(Some((key, live)))
+        Ok(Some(task::feature(&cx.plan, stage, &shard.hash, &column, &live, model)))
     });
     each.collect()
 }
@@ -66,18 +65,16 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize, embedder: Option<Sha
     let planned = &cx.plan.stages[stage];
     let StageConfig::Embed(config) = &planned.config else { return Err(Error::internal("a feature stage of another kind")) };
     let model = model_hash(embedder.as_ref());
-    let tasks = tasks(cx, stage, &model)?;
+    let keys = tasks(cx, stage, &model)?;
     let feature: Arc<dyn Feature> = embed::feature(config, embedder)?.into();
     let mut wanted: BTreeMap<TaskKey, Descriptor> = BTreeMap::new();
-    let mut live_rows: BTreeMap<TaskKey, BooleanBuffer> = BTreeMap::new();
     let mut cached = 0;
-    for (shard, task) in cx.snapshot.shards.iter().zip(&tasks) {
-        let Some((key, live)) = task else { continue };
+    for (shard, key) in cx.snapshot.shards.iter().zip(&keys) {
+        let Some(key) = key else { continue };
         if cx.artefacts.receipt(key)?.is_some() {
             cached += 1;
         } else {
             wanted.insert(*key, Descriptor { ordinal: shard.id.ordinal(), key: *key, bytes: shard.bytes });
-            live_rows.insert(*key, live.clone());
         }
     }
     let ran = wanted.len() as u64;
@@ -86,12 +83,11 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize, embedder: Option<Sha
     // A model uses all threads by itself: its shards go one after the other.
     run_tasks(cx, "Feature", wanted.into_values().collect(), 1, &phase, move |descriptor| {
         let shard = &context.snapshot.shards[descriptor.ordinal];
-        let live = live_rows.get(&descriptor.key).ok_or_else(|| Error::internal("a task without its live rows"))?;
-        make(&context, shard, stage, live, &descriptor.key, feature.as_ref())
+        let live = context.live(shard, stage)?.reaching(stage);
+        make(&context, shard, stage, &live, &descriptor.key, feature.as_ref())
     })
     .await?;
     phase.finish();
-    let keys: Vec<Option<TaskKey>> = tasks.into_iter().map(|task| task.map(|(key, _)| key)).collect();
     Ok(Made { report: report(cx, &keys)?, keys, cached, ran })
 }
 

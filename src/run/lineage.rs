@@ -1,27 +1,28 @@
-//! Builds the lineage of a run: joins each dropped row with the row that it names, by two sorts that spill, and checks the laws
-//! on the way: a representative is kept, or the stage that dropped it stands below.
+//! Builds the lineage of a run: joins each dropped row with the rows that its drops name, by two sorts that spill, and checks the law
+//! on the way: a representative is kept, or a stage below the one that names it dropped it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array, UInt64Builder};
+use arrow::array::{
+    Array as _, AsArray as _, BooleanArray, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array, UInt64Builder,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
-use serde_json::{Map, Value, json};
-
 use super::context::RunContext;
 use super::scan::{DOC_ID, TABLE};
-use super::verdict::{Fates, Verdicts};
+use super::verdict::{Drop, Fates, Verdicts};
 use crate::dataset::snapshot::Shard;
+use crate::embed::guard::Status;
 use crate::engine::sort::{SortKey, sort};
 use crate::engine::{RowStream, next, rows, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::RowId;
 use crate::state::artefacts::{read_table, unreadable};
-use crate::state::lineage::{Entry, Fate, LineageWriter, file_name};
+use crate::state::lineage::{Entry, Fate, LineageWriter, Place, file_name};
 use crate::storage::local::Written;
 
 /// Rows in a batch of edges or nodes.
@@ -71,24 +72,12 @@ async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id:
             }
         }
         let verdict = verdict?;
-        match verdict.drop {
+        match verdict.drops.first() {
             None => kept += 1,
-            Some(drop) => {
-                *dropped.entry((drop.stage, drop.reason.clone())).or_insert(0) += 1;
-                entry.detail = drop.detail;
-                let kept = drop.kept.map(|kept| {
-                    let of = &cx.snapshot.shards[kept.shard().ordinal()];
-                    (cx.plan.sources[of.source].id.to_string(), of.path.clone(), kept.row())
-                });
-                entry.drop = Some(Fate { stage: cx.plan.stages[drop.stage].id.to_string(), reason: drop.reason, kept, score: drop.score });
-            }
+            Some(main) => *dropped.entry((main.stage, main.reason.clone())).or_insert(0) += 1,
         }
-        if let Some(status) = verdict.embedding_status {
-            let mut detail: Map<String, Value> =
-                entry.detail.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-            detail.insert("embedding_status".into(), json!(status.as_str()));
-            entry.detail = Some(Value::Object(detail).to_string());
-        }
+        entry.drops = verdict.drops.into_iter().map(|drop| fate(cx, drop)).collect();
+        entry.embedding_status = verdict.embedding_status.map(Status::as_str);
         writer.push(entry)?;
     }
     let (file, rows) = writer.finish()?;
@@ -102,15 +91,25 @@ async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id:
     Ok(ShardLineage { file, rows, kept, dropped })
 }
 
+/// A drop by its names.
+fn fate(cx: &RunContext, drop: Drop) -> Fate {
+    let kept = drop.kept.map(|kept| {
+        let of = &cx.snapshot.shards[kept.shard().ordinal()];
+        Place { source: cx.plan.sources[of.source].id.to_string(), shard: of.path.clone(), row: kept.row() }
+    });
+    Fate { stage: cx.plan.stages[drop.stage].id.to_string(), reason: drop.reason, kept, score: drop.score, detail: drop.detail }
+}
+
 fn edge_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("kept", DataType::UInt64, false),
         Field::new("row", DataType::UInt64, false),
         Field::new("stage", DataType::UInt32, false),
+        Field::new("main", DataType::Boolean, false),
     ]))
 }
 
-/// Each dropped row with the row that it names.
+/// Each dropped row with each row that one of its drops names.
 fn edges(cx: &Arc<RunContext>) -> RowStream {
     let mut fates = Fates::open(Arc::clone(cx), 0);
     let batches = std::iter::from_fn(move || next_edges(&mut fates).transpose());
@@ -118,25 +117,30 @@ fn edges(cx: &Arc<RunContext>) -> RowStream {
 }
 
 fn next_edges(fates: &mut Fates) -> Result<Option<RecordBatch>> {
-    let (mut kept, mut rows, mut stages) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut kept, mut rows, mut stages, mut main) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for fate in fates {
-        let (row, drop) = fate?;
-        if let Some(drop) = drop
-            && let Some(of) = drop.kept
-        {
-            kept.push(of.to_bits());
-            rows.push(row.to_bits());
-            stages.push(drop.stage as u32);
-            if rows.len() == BATCH_ROWS {
-                break;
+        let (row, drops) = fate?;
+        for (place, drop) in drops.iter().enumerate() {
+            if let Some(of) = drop.kept {
+                kept.push(of.to_bits());
+                rows.push(row.to_bits());
+                stages.push(drop.stage as u32);
+                main.push(place == 0);
             }
+        }
+        if rows.len() >= BATCH_ROWS {
+            break;
         }
     }
     if rows.is_empty() {
         return Ok(None);
     }
-    let columns: Vec<arrow::array::ArrayRef> =
-        vec![Arc::new(UInt64Array::from(kept)), Arc::new(UInt64Array::from(rows)), Arc::new(UInt32Array::from(stages))];
+    let columns: Vec<arrow::array::ArrayRef> = vec![
+        Arc::new(UInt64Array::from(kept)),
+        Arc::new(UInt64Array::from(rows)),
+        Arc::new(UInt32Array::from(stages)),
+        Arc::new(BooleanArray::from(main)),
+    ];
     RecordBatch::try_new(edge_schema(), columns).context(Kind::Internal, || "cannot build edges".into()).map(Some)
 }
 
@@ -148,8 +152,8 @@ fn note_schema() -> SchemaRef {
     ]))
 }
 
-/// Walks edges that are sorted by the named row beside all rows in order, and gives notes: to the dropped row the named row's
-/// document id, to the named row how many name it.
+/// Walks edges that are sorted by the named row beside all rows in order, and gives notes: to the row whose main drop it is the named
+/// row's document id, to the named row how many main drops name it.
 fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
     struct State {
         cx: Arc<RunContext>,
@@ -182,14 +186,16 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
                 let kept = batch.column(0).as_primitive::<UInt64Type>().values();
                 let rows = batch.column(1).as_primitive::<UInt64Type>().values();
                 let stages = batch.column(2).as_primitive::<UInt32Type>().values();
+                let main = batch.column(3).as_boolean();
                 for index in 0..batch.num_rows() {
+                    let one = u64::from(main.value(index));
                     state.group = match state.group {
-                        Some((of, count)) if of == kept[index] => Some((of, count + 1)),
+                        Some((of, count)) if of == kept[index] => Some((of, count + one)),
                         other => {
                             if let Some((of, count)) = other {
                                 note(of, None, Some(count));
                             }
-                            Some((kept[index], 1))
+                            Some((kept[index], one))
                         }
                     };
                     let (fate, doc_id) = state.nodes.seek(&state.cx, kept[index])?;
@@ -198,7 +204,9 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
                         let stage = &state.cx.plan.stages[by].id;
                         return Err(Error::internal(format!("a dropped row names a row that was not kept stage=`{stage}`")));
                     }
-                    note(rows[index], doc_id.as_deref(), None);
+                    if main.value(index) {
+                        note(rows[index], doc_id.as_deref(), None);
+                    }
                 }
                 Ok(())
             })(),
@@ -243,12 +251,11 @@ impl Nodes {
             }
             let (Some((_, fates)), Some((_, doc_ids))) = (&mut self.fates, &mut self.doc_ids) else { break };
             let Some(next) = fates.next() else { break };
-            let (id, drop) = next?;
+            let (id, drops) = next?;
             if id.shard().ordinal() != wanted {
                 break;
             }
-            let fate = drop.map_or_else(Vec::new, |drop| std::iter::once(drop.stage).chain(drop.others).collect());
-            self.current = Some((id.to_bits(), fate, doc_ids.next()?));
+            self.current = Some((id.to_bits(), drops.iter().map(|drop| drop.stage).collect(), doc_ids.next()?));
         }
         Err(Error::internal("a dropped row names a row that is not in the corpus"))
     }

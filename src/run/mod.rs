@@ -5,6 +5,7 @@ mod context;
 pub mod explain;
 mod feature;
 mod lineage;
+mod named;
 mod narrow;
 mod prune;
 pub mod report;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, UInt8Array, UInt64Array};
 use arrow::buffer::NullBuffer;
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef, UInt8Type, UInt64Type};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use super::context::RunContext;
@@ -17,6 +17,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::RowId;
 use crate::stages::seam::{NO_VECTOR, ROW, ROW_ID, STATUS, VECTOR};
 use crate::state::artefacts::{read_table, table_schema, unreadable};
+use crate::state::vectors;
 
 /// Rows of a batch that a barrier reads.
 const BATCH_ROWS: usize = 4096;
@@ -76,10 +77,8 @@ impl NarrowReader {
                     let schema = table_schema(&path)?;
                     let field =
                         schema.field_with_name(VECTOR).map_err(|error| Error::state("an artefact lacks its vectors").caused_by(error))?;
-                    let DataType::FixedSizeList(_, size) = field.data_type() else {
-                        return Err(Error::state("an artefact's vectors have no fixed size"));
-                    };
-                    let size = *size as usize;
+                    let size =
+                        vectors::dimensions(field.data_type()).ok_or_else(|| Error::state("an artefact's vectors have no fixed size"))?;
                     if size != 0 && dimensions != 0 && size != dimensions {
                         return Err(Error::input(format!(
                             "shards hold vectors of different dimensions dimensions=`{dimensions}` other=`{size}`"
@@ -260,10 +259,8 @@ impl Vectors {
             let Some(batch) = self.table.next() else { return Ok(None) };
             let batch = batch.map_err(|error| unreadable(&self.path, error))?;
             self.rows = batch.column(0).as_primitive::<UInt64Type>().values().to_vec();
-            let list = batch.column(1).as_fixed_size_list();
-            self.dimensions = list.value_length() as usize;
-            let flat = cast(list.values(), &DataType::Float32).context(Kind::State, || "cannot read vectors".into())?;
-            self.values = flat.as_primitive::<Float32Type>().clone();
+            self.dimensions = vectors::dimensions(batch.column(1).data_type()).unwrap_or(0);
+            self.values = vectors::values(batch.column(1))?;
             self.statuses = batch.column(2).as_primitive::<UInt8Type>().values().to_vec();
             self.place = 0;
         }

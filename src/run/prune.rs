@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::{cast, concat, take};
+use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, FieldRef, UInt8Type, UInt64Type};
 
 use super::context::RunContext;
@@ -20,6 +20,7 @@ use crate::ids::Fingerprint;
 use crate::stages::seam::VECTOR;
 use crate::state::artefacts::{read_table, table_schema, unreadable};
 use crate::state::lineage;
+use crate::state::vectors as stored;
 use crate::storage::local;
 
 /// A file of the dataset that was written.
@@ -188,9 +189,9 @@ fn dimensions(cx: &RunContext, stage: usize) -> Result<usize> {
     for shard in &cx.snapshot.shards {
         if let Some(path) = cx.feature_file(shard, stage)
             && let Ok(field) = table_schema(&path)?.field_with_name(VECTOR)
-            && let DataType::FixedSizeList(_, size) = field.data_type()
+            && let Some(size) = stored::dimensions(field.data_type())
         {
-            dimensions = dimensions.max(*size as usize);
+            dimensions = dimensions.max(size);
         }
     }
     Ok(dimensions)
@@ -226,9 +227,7 @@ fn vectors(cx: &RunContext, shard: &Shard, stage: usize) -> Result<ArrayRef> {
     if let Some(path) = cx.feature_file(shard, stage) {
         for batch in read_table(&path, None, 4096)? {
             let batch = batch.map_err(|error| unreadable(&path, error))?;
-            let list = batch.column(1).as_fixed_size_list();
-            let flat = cast(list.values(), &DataType::Float32).context(Kind::State, internal)?;
-            let flat = flat.as_primitive::<arrow::datatypes::Float32Type>();
+            let flat = stored::values(batch.column(1))?;
             let status = batch.column(2).as_primitive::<UInt8Type>();
             for (index, row) in batch.column(0).as_primitive::<UInt64Type>().values().iter().enumerate() {
                 if status.value(index) == Status::Ok.code() {

@@ -85,6 +85,34 @@ impl Summary {
     }
 }
 
+/// What a stage that compares candidates found of them.
+fn candidate_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
+    let number = |path: &[&str]| {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(report.get(*first)?, |value, key| value.get(*key))?.as_u64()
+    };
+    let mut lines = Vec::new();
+    if let (Some(compared @ 1..), Some(rejected)) = (number(&["pairs", "compared"]), number(&["pairs", "rejected"]))
+        && report.contains_key("by_threshold")
+    {
+        lines.push(format!(
+            "candidate pairs compared: {}; under the threshold, which bands alone would have joined: {} ({:.1} %), close to it {}",
+            count(compared),
+            count(rejected),
+            100.0 * rejected as f64 / compared as f64,
+            count(number(&["pairs", "rejected_near"]).unwrap_or(0))
+        ));
+    }
+    if let Some(cut) = number(&["bounds", "cut_rows"]).filter(|cut| *cut > 0) {
+        lines.push(format!(
+            "rows with more candidates than are compared: {}; candidate pairs left out: at most {}",
+            count(cut),
+            count(number(&["bounds", "pairs_left_out"]).unwrap_or(0))
+        ));
+    }
+    lines
+}
+
 /// What a stage counted that is worth a line.
 fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     let mut lines = Vec::new();
@@ -106,6 +134,12 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     for (name, word) in [("orphans", "dropped rows without a kept row within epsilon"), ("truncated", "texts cut at max_tokens")] {
         if let Some(number) = report.get(name).and_then(Value::as_u64).filter(|number| *number > 0) {
             lines.push(format!("{word}: {}", count(number)));
+        }
+    }
+    lines.extend(candidate_lines(report));
+    if let Some(entries) = report.get("by_threshold").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
+        for entry in entries {
+            lines.push(format!("threshold {}: kept {}, dropped {}", entry["threshold"], entry["kept"], entry["dropped"]));
         }
     }
     if let Some(entries) = report.get("by_epsilon").and_then(Value::as_array).filter(|entries| entries.len() > 1) {

@@ -246,8 +246,19 @@ fn check_added(plan: &Plan, snapshot: &Snapshot) -> Result<()> {
     Ok(())
 }
 
-/// Sources that one stage compares are read in one type, column by column.
+/// Sources that one stage compares are read in one type, column by column. Where a source is widened for one stage, what other stages
+/// compare it with is widened too: types only grow, so that this ends.
 fn across_sources(plan: &Plan, mut schemas: Vec<SchemaRef>) -> Result<Vec<SchemaRef>> {
+    loop {
+        let wider = widened(plan, schemas.clone())?;
+        if wider == schemas {
+            return Ok(schemas);
+        }
+        schemas = wider;
+    }
+}
+
+fn widened(plan: &Plan, mut schemas: Vec<SchemaRef>) -> Result<Vec<SchemaRef>> {
     for stage in &plan.stages {
         let reached: Vec<usize> = (0..plan.sources.len()).filter(|source| stage.reached_by[*source]).collect();
         let Some(first) = reached.first() else { continue };
@@ -369,7 +380,7 @@ async fn carry_out(
     }
 
     let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
-    let canonical = cx.plan.canonical(&models);
+    let canonical = cx.plan.canonical(&models, options.limit_rows);
     let inputs: Vec<_> = cx
         .snapshot
         .shards

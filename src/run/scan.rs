@@ -54,14 +54,11 @@ impl ScanTask {
     /// Scans `shard` into a table in `folder`.
     pub(super) fn run(&self, shard: &Shard, folder: &Path, stop: &Stop) -> Result<Receipt> {
         let source = &self.plan.sources[self.source];
-        let columns: Vec<&str> = match &source.columns {
-            Some(columns) => columns.iter().map(String::as_str).collect(),
-            None => shard.schema.fields().iter().map(|field| field.name().as_str()).collect(),
-        };
+        let (columns, whole) = source.reads(shard);
         let request = ReadRequest { columns: &columns, schema: Some(&self.schema), selection: None, batch_rows: self.batch_rows };
         let mut batches = reader::read(shard, request)?;
         let schema = batches.schema();
-        let mut steps = self.steps(&source.roles, &schema)?;
+        let mut steps = self.steps(&source.roles, &schema, whole)?;
         let output = output_schema(&self.plan, &steps, source.roles.id.is_some());
         let mut writer = TableWriter::create(folder, TABLE, &output)?;
         for batch in batches.by_ref() {
@@ -80,13 +77,13 @@ impl ScanTask {
         Ok(receipt(file))
     }
 
-    fn steps(&self, roles: &Roles, schema: &SchemaRef) -> Result<Vec<Step>> {
+    fn steps(&self, roles: &Roles, schema: &SchemaRef, whole: bool) -> Result<Vec<Step>> {
         self.plan.sources[self.source]
             .steps
             .iter()
             .map(|index| {
                 let stage = &self.plan.stages[*index];
-                let operator = stage.config.row_local(&ScanContext { stage: &stage.id, roles, schema })?;
+                let operator = stage.config.row_local(&ScanContext { stage: &stage.id, roles, schema, whole })?;
                 let decides = stage.config.shape() == crate::stages::seam::Shape::RowLocal;
                 let columns = operator
                     .as_ref()
@@ -135,12 +132,8 @@ impl ScanTask {
                         .context(Kind::Internal, || "cannot narrow a batch".into())?
                 };
                 let result = operator.apply(&seen).map_err(|error| {
-                    error.context(format!(
-                        "stage `{}` failed rows=`{first}..{}` source=`{}`",
-                        planned.id,
-                        first + rows as u64,
-                        self.plan.sources[self.source].id
-                    ))
+                    let (place, error) = blame(operator.as_mut(), &seen, error);
+                    error.context(format!("stage `{}` failed {place} source=`{}`", planned.id, self.plan.sources[self.source].id))
                 })?;
                 if step.decides {
                     live = passed(&result, first, rows)?;
@@ -159,6 +152,32 @@ impl ScanTask {
         }
         RecordBatch::try_new(Arc::clone(output), columns).context(Kind::Internal, || "cannot build a scan's rows".into())
     }
+}
+
+/// Which row a stage failed on, and the failure on that row; all that it saw where no row fails by itself.
+fn blame(operator: &mut dyn RowLocal, seen: &RecordBatch, error: Error) -> (String, Error) {
+    if error.kind() == Kind::Input
+        && let Some((row, error)) = first_failure(operator, seen)
+    {
+        return (format!("row=`{row}`"), error);
+    }
+    let rows = row_numbers(seen);
+    let (first, last) = (rows.first().copied().unwrap_or(0), rows.last().copied().unwrap_or(0));
+    (format!("rows=`{first}..={last}`"), error)
+}
+
+/// The first row that fails by itself, found by halves: a row-local stage fails on a batch where it fails on one of its rows.
+fn first_failure(operator: &mut dyn RowLocal, batch: &RecordBatch) -> Option<(u64, Error)> {
+    let error = operator.apply(batch).err()?;
+    if batch.num_rows() <= 1 {
+        return row_numbers(batch).first().map(|row| (*row, error));
+    }
+    let half = batch.num_rows() / 2;
+    first_failure(operator, &batch.slice(0, half)).or_else(|| first_failure(operator, &batch.slice(half, batch.num_rows() - half)))
+}
+
+fn row_numbers(batch: &RecordBatch) -> &[u64] {
+    batch.column_by_name(ROW).and_then(|rows| rows.as_primitive_opt::<UInt64Type>()).map_or(&[], |rows| rows.values())
 }
 
 /// A receipt of one table.

@@ -3,12 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _, RecordBatch};
-use arrow::buffer::BooleanBuffer;
-use arrow::datatypes::{Float64Type, UInt64Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
-use serde_json::{Map, Value, json};
-
 use super::context::RunContext;
 use crate::dataset::snapshot::Shard;
 use crate::embed::guard::Status;
@@ -16,6 +10,10 @@ use crate::error::{Error, Result};
 use crate::ids::{RowId, ShardId};
 use crate::stages::seam::Shape;
 use crate::state::artefacts::{read_table, unreadable};
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::{Float64Type, UInt64Type};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 /// Why a row is not in the output.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,8 +23,6 @@ pub(super) struct Drop {
     pub(super) kept: Option<RowId>,
     pub(super) score: Option<f64>,
     pub(super) detail: Option<String>,
-    /// Stages on other paths that dropped the row as well.
-    pub(super) others: Vec<usize>,
 }
 
 /// Where a stage says why it dropped a row.
@@ -40,8 +36,9 @@ enum Why {
 /// What became of one row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Verdict {
-    /// `None`: it is kept.
-    pub(super) drop: Option<Drop>,
+    /// All drops of it, one a branch, in the order of the plan after the main one: the first that names a kept row, else the first. None:
+    /// it is kept.
+    pub(super) drops: Vec<Drop>,
     /// Why its vector cannot be compared, if an embed stage found so.
     pub(super) embedding_status: Option<Status>,
 }
@@ -87,7 +84,6 @@ impl Verdicts {
 
     fn verdict(&mut self, row: usize) -> Result<Verdict> {
         let embedding_status = self.bad.get(&(row as u64)).copied();
-        let kept = self.kept.value(row);
         let mut drops: Vec<Drop> = Vec::new();
         for (stage, dropped, why) in &mut self.stages {
             if !dropped.value(row) {
@@ -95,35 +91,22 @@ impl Verdicts {
             }
             let drop = match why {
                 Why::Table(cursor) => cursor.seek(row as u64, *stage)?,
-                Why::Own => Drop {
-                    stage: *stage,
-                    reason: row_local_reason(&self.cx, *stage).into(),
-                    kept: None,
-                    score: None,
-                    detail: None,
-                    others: Vec::new(),
-                },
+                Why::Own => {
+                    Drop { stage: *stage, reason: row_local_reason(&self.cx, *stage).into(), kept: None, score: None, detail: None }
+                }
             };
             drops.push(drop);
         }
-        if kept {
-            return Ok(Verdict { drop: None, embedding_status });
+        if self.kept.value(row) {
+            return Ok(Verdict { drops: Vec::new(), embedding_status });
         }
-        let primary = drops.iter().position(|drop| drop.kept.is_some()).unwrap_or(0);
         if drops.is_empty() {
             return Err(Error::internal(format!("a row neither reaches the sink nor was dropped row=`{row}`")));
         }
-        let mut drop = drops.remove(primary);
-        drop.others = drops.iter().map(|drop| drop.stage).collect();
-        if !drops.is_empty() {
-            let others: Vec<Value> =
-                drops.iter().map(|drop| json!({"reason": drop.reason, "stage": self.cx.plan.stages[drop.stage].id.as_str()})).collect();
-            let mut detail: Map<String, Value> =
-                drop.detail.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-            detail.insert("also".into(), Value::Array(others));
-            drop.detail = Some(Value::Object(detail).to_string());
+        if let Some(main) = drops.iter().position(|drop| drop.kept.is_some()) {
+            drops[..=main].rotate_right(1);
         }
-        Ok(Verdict { drop: Some(drop), embedding_status })
+        Ok(Verdict { drops, embedding_status })
     }
 }
 
@@ -132,7 +115,11 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
     match cx.plan.stages[stage].config {
         StageConfig::Sample(_) => "not_selected",
         StageConfig::Embed(_) => "bad_vector",
-        StageConfig::Filter(_) | StageConfig::ExactDedup(_) | StageConfig::SemanticDedup(_) | StageConfig::Prototypes(_) => "filtered",
+        StageConfig::Filter(_)
+        | StageConfig::ExactDedup(_)
+        | StageConfig::MinhashDedup(_)
+        | StageConfig::SemanticDedup(_)
+        | StageConfig::Prototypes(_) => "filtered",
     }
 }
 
@@ -161,14 +148,14 @@ impl Fates {
         Self { cx, next_shard: from, open: None }
     }
 
-    fn read(&mut self) -> Result<Option<(RowId, Option<Drop>)>> {
+    fn read(&mut self) -> Result<Option<(RowId, Vec<Drop>)>> {
         loop {
             if let Some((shard, row, verdicts)) = &mut self.open
                 && let Some(verdict) = verdicts.next()
             {
                 let id = RowId::try_new(*shard, *row).ok_or_else(|| Error::internal("a row number above the limit"))?;
                 *row += 1;
-                return Ok(Some((id, verdict?.drop)));
+                return Ok(Some((id, verdict?.drops)));
             }
             let Some(shard) = self.cx.snapshot.shards.get(self.next_shard) else { return Ok(None) };
             self.cx.engine.stop().check()?;
@@ -179,7 +166,7 @@ impl Fates {
 }
 
 impl Iterator for Fates {
-    type Item = Result<(RowId, Option<Drop>)>;
+    type Item = Result<(RowId, Vec<Drop>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()
@@ -225,7 +212,6 @@ impl Cursor {
                 kept: kept.is_valid(index).then(|| RowId::from_bits(kept.value(index))),
                 score: scores.is_valid(index).then(|| scores.value(index)),
                 detail: details.is_valid(index).then(|| details.value(index).to_owned()),
-                others: Vec::new(),
             };
             self.pending.push_back((rows.value(index), drop));
         }

@@ -10,10 +10,8 @@ pub struct Bands {
     pub rows: usize,
 }
 
-/// Width of a step of [`Bands::best`]'s integrals, that of datasketch.
-const STEP: f64 = 0.001;
-/// What a false positive weighs in [`Bands::best`] beside a false negative, as in datasketch.
-const WEIGHT: f64 = 0.5;
+/// With which probability [`Bands::for_threshold`] finds a pair at the threshold.
+const FOUND: f64 = 0.9;
 
 impl Bands {
     /// Values of the signature that are used.
@@ -28,31 +26,14 @@ impl Bands {
         1.0 - (1.0 - similarity.powf(self.rows as f64)).powf(self.bands as f64)
     }
 
-    /// The bands of at most `permutations` values, which must not be 0, whose curve lies nearest to a step at `threshold`: the sum of
-    /// the area under the curve below the threshold (false positives) and the area over it above (false negatives), weighed .5 and
-    /// .5, is least; of equals the one with the fewest bands, then rows. Equals datasketch 2.0, whose integrals by the midpoint rule
-    /// with step .001 are part of the definition.
+    /// The longest bands of at most `permutations` values, which must not be 0, that find a pair exactly at `threshold` with
+    /// probability [`FOUND`]; bands of one value where none do. Long bands make few false candidates, and as candidates are verified,
+    /// the ones that count are those that are missed.
     #[must_use]
-    pub fn best(threshold: f64, permutations: usize) -> Self {
-        let (below, above) = (points(0.0, threshold), points(threshold, 1.0));
-        let mut powers: Vec<f64> = vec![1.0; below.len() + above.len()];
-        let mut best = (f64::INFINITY, Self { bands: 1, rows: 1 });
-        for rows in 1..=permutations {
-            powers.iter_mut().zip(below.iter().chain(&above)).for_each(|(power, point)| *power *= point);
-            let mut missed = vec![1.0; powers.len()];
-            for bands in 1..=permutations / rows {
-                missed.iter_mut().zip(&powers).for_each(|(missed, power)| *missed *= 1.0 - power);
-                let (low, high) = missed.split_at(below.len());
-                let false_positive: f64 = low.iter().map(|missed| (1.0 - missed) * STEP).sum();
-                let false_negative: f64 = high.iter().map(|missed| missed * STEP).sum();
-                let error = WEIGHT * false_positive + WEIGHT * false_negative;
-                let this = Self { bands, rows };
-                if error < best.0 || error == best.0 && bands < best.1.bands {
-                    best = (error, this);
-                }
-            }
-        }
-        best.1
+    pub fn for_threshold(threshold: f64, permutations: usize) -> Self {
+        let bands = |rows: usize| Self { bands: (permutations / rows).max(1), rows };
+        let found = (1..=permutations).rev().map(bands).find(|bands| bands.probability(threshold) >= FOUND);
+        found.unwrap_or_else(|| bands(1))
     }
 
     /// One key for each band, in band order; `out` is cleared first. Keys of two signatures are equal in a place if and only if the
@@ -76,17 +57,6 @@ impl Bands {
 const SALT: u64 = 0x7472_6F6D_6D65_6C31;
 /// An odd number without structure, so that the key depends on the order of its values.
 const SPREAD: u64 = 0xD6E8_FEB8_6659_FD93;
-
-/// The middles of the steps of an interval.
-fn points(from: f64, to: f64) -> Vec<f64> {
-    let mut found = Vec::new();
-    let mut at = from;
-    while at < to {
-        found.push(at + 0.5 * STEP);
-        at += STEP;
-    }
-    found
-}
 
 /// A bijection of 64 bits that spreads each bit over all (the finaliser of SplitMix64, Steele et al. 2014).
 pub(super) fn mix(value: u64) -> u64 {
@@ -112,83 +82,20 @@ mod tests {
         assert!((Bands { bands: 20, rows: 13 }.probability(0.8) - 0.678).abs() < 1e-3);
     }
 
-    /// What datasketch 2.0.0 answers.
     #[test]
-    fn the_best_bands_are_those_of_datasketch() {
-        let cases: &[(f64, usize, usize, usize)] = &[
-            (0.1, 1, 1, 1),
-            (0.1, 16, 15, 1),
-            (0.1, 64, 15, 1),
-            (0.1, 112, 56, 2),
-            (0.1, 128, 64, 2),
-            (0.1, 256, 117, 2),
-            (0.1, 260, 117, 2),
-            (0.3, 1, 1, 1),
-            (0.3, 16, 8, 2),
-            (0.3, 64, 21, 3),
-            (0.3, 112, 37, 3),
-            (0.3, 128, 37, 3),
-            (0.3, 256, 64, 4),
-            (0.3, 260, 65, 4),
-            (0.5, 1, 1, 1),
-            (0.5, 16, 5, 3),
-            (0.5, 64, 14, 4),
-            (0.5, 112, 22, 5),
-            (0.5, 128, 25, 5),
-            (0.5, 256, 42, 6),
-            (0.5, 260, 43, 6),
-            (0.7, 1, 1, 1),
-            (0.7, 16, 3, 5),
-            (0.7, 64, 8, 8),
-            (0.7, 112, 12, 9),
-            (0.7, 128, 14, 9),
-            (0.7, 256, 25, 10),
-            (0.7, 260, 26, 10),
-            (0.75, 1, 1, 1),
-            (0.75, 16, 2, 6),
-            (0.75, 64, 7, 9),
-            (0.75, 112, 11, 10),
-            (0.75, 128, 11, 11),
-            (0.75, 256, 21, 12),
-            (0.75, 260, 20, 13),
-            (0.8, 1, 1, 1),
-            (0.8, 16, 2, 8),
-            (0.8, 64, 5, 11),
-            (0.8, 112, 9, 12),
-            (0.8, 128, 9, 13),
-            (0.8, 256, 17, 15),
-            (0.8, 260, 17, 15),
-            (0.85, 1, 1, 1),
-            (0.85, 16, 2, 8),
-            (0.85, 64, 4, 15),
-            (0.85, 112, 7, 16),
-            (0.85, 128, 8, 16),
-            (0.85, 256, 13, 19),
-            (0.85, 260, 13, 20),
-            (0.9, 1, 1, 1),
-            (0.9, 16, 1, 15),
-            (0.9, 64, 3, 21),
-            (0.9, 112, 5, 22),
-            (0.9, 128, 5, 25),
-            (0.9, 256, 9, 28),
-            (0.9, 260, 9, 28),
-            (0.95, 1, 1, 1),
-            (0.95, 16, 1, 16),
-            (0.95, 64, 2, 32),
-            (0.95, 112, 3, 37),
-            (0.95, 128, 3, 42),
-            (0.95, 256, 5, 51),
-            (0.95, 260, 5, 51),
-            (1.0, 1, 1, 1),
-            (1.0, 16, 1, 16),
-            (1.0, 64, 1, 64),
-            (1.0, 112, 1, 112),
-            (1.0, 128, 1, 128),
-            (1.0, 256, 1, 256),
-            (1.0, 260, 1, 260),
-        ];
-        for (threshold, permutations, bands, rows) in cases {
-            assert_eq!(Bands::best(*threshold, *permutations), Bands { bands: *bands, rows: *rows }, "{threshold} {permutations}");
+    fn bands_are_the_longest_that_find_enough() {
+        assert_eq!(Bands::for_threshold(0.8, 112), Bands { bands: 14, rows: 8 });
+        for permutations in [1, 7, 64, 112, 128, 1000] {
+            for threshold in [0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 0.99, 1.0] {
+                let chosen = Bands::for_threshold(threshold, permutations);
+                assert!(chosen.values() <= permutations);
+                if chosen.rows > 1 {
+                    assert!(chosen.probability(threshold) >= FOUND);
+                }
+                for rows in chosen.rows + 1..=permutations {
+                    assert!(Bands { bands: permutations / rows, rows }.probability(threshold) < FOUND, "{threshold} {permutations} {rows}");
+                }
+            }
         }
     }
 

@@ -97,8 +97,8 @@ pub struct TextEmbed {
     pub column: String,
     /// Tokens of a text at most, special tokens included; the rest is cut off. Default 256.
     pub max_tokens: u32,
-    /// Tokens of a batch at most, padding included; default 4,096.
-    pub batch_tokens: u32,
+    /// Tokens of a batch at most, padding included; by default what suits the provider that is found.
+    pub batch_tokens: Option<u32>,
     /// What runs the model.
     pub provider: Provider,
     /// How token vectors become one.
@@ -146,7 +146,11 @@ pub const FIELDS: &[Field] = &[
         Presence::Int(256),
         "Tokens of a text at most, special tokens included; the rest is cut off.",
     ),
-    defaulted("batch_tokens", Shape::Int { min: 1, max: 1 << 24 }, Presence::Int(4096), "Tokens of a batch at most, padding included."),
+    optional(
+        "batch_tokens",
+        Shape::Int { min: 1, max: 1 << 24 },
+        "Tokens of a batch at most, padding included; by default 4,096 on the processor and 16,384 on a GPU.",
+    ),
     defaulted(
         "provider",
         Shape::Choice(Provider::WORDS),
@@ -187,7 +191,7 @@ impl EmbedConfig {
                 model: ModelSource::read(fields, out),
                 column: fields.text("column").unwrap_or_default(),
                 max_tokens: count("max_tokens"),
-                batch_tokens: count("batch_tokens"),
+                batch_tokens: fields.int("batch_tokens").and_then(|value| u32::try_from(value).ok()),
                 provider: fields.text("provider").and_then(|word| Provider::from_word(&word)).unwrap_or(Provider::Auto),
                 pooling: fields.text("pooling").and_then(|word| Pooling::from_word(&word)).unwrap_or(Pooling::Auto),
             })
@@ -304,7 +308,7 @@ impl TextEmbed {
     pub fn options(&self, config: &EmbedConfig, threads: usize, session_bytes: u64) -> EmbedOptions {
         EmbedOptions {
             max_tokens: self.max_tokens as usize,
-            batch_tokens: self.batch_tokens as usize,
+            batch_tokens: self.batch_tokens.map(|tokens| tokens as usize),
             provider: match self.provider {
                 Provider::Auto => runtime::Provider::Auto,
                 Provider::Cpu => runtime::Provider::Cpu,

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::carry::ORDER;
-use super::columns::{Drops, cast_strictly, column, numbers, order_type, order_values, row_column, row_schema};
-use super::policy::{Keep, Order};
+use super::columns::{Detail, Drop, cast_strictly, column, drop_batch, numbers, order_type, order_values, row_column, row_schema};
+use super::policy::{Keep, Normalize, Order};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
 use crate::dataset::schema::{TextValues, is_text, text_values};
 use crate::declare::shape::{defaulted, required};
@@ -20,35 +20,6 @@ use crate::engine::{Engine, map};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::StageId;
 use crate::text::normalise::{Buffers, Step, normalise};
-use crate::words;
-
-words! {
-    /// A step of normalisation.
-    pub enum Normalize {
-        /// Unicode normalisation form C.
-        Nfc = "nfc",
-        /// Unicode normalisation form KC.
-        Nfkc = "nfkc",
-        /// Lower case, by Unicode's full mapping.
-        Lowercase = "lowercase",
-        /// Runs of white space become one space; none at the ends.
-        CollapseWhitespace = "collapse_whitespace",
-        /// Punctuation is removed.
-        StripPunctuation = "strip_punctuation",
-    }
-}
-
-impl Normalize {
-    fn step(self) -> Step {
-        match self {
-            Self::Nfc => Step::Nfc,
-            Self::Nfkc => Step::Nfkc,
-            Self::Lowercase => Step::Lowercase,
-            Self::CollapseWhitespace => Step::CollapseWhitespace,
-            Self::StripPunctuation => Step::StripPunctuation,
-        }
-    }
-}
 
 /// `exact_dedup: {columns, normalize, keep}`.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +37,7 @@ pub const FIELDS: &[Field] = &[
     required("columns", Shape::OneOrMany(&Shape::Text), "The columns that are compared; `text` and `id` also name the source's roles."),
     defaulted(
         "normalize",
-        Shape::List(&Shape::Choice(Normalize::WORDS)),
+        Normalize::SHAPE,
         Presence::EmptyList,
         "What is done to each text before it is compared, in this order. Default: nothing, bytes are compared.",
     ),
@@ -86,17 +57,7 @@ impl ExactDedupConfig {
         if fields.is_empty_list("columns") {
             fields.problem(out, "columns", "no column is named", Some("name at least one, such as `columns: [text]`".into()));
         }
-        let words = fields.texts("normalize");
-        fields.refuse_repeats(out, "normalize", &words);
-        let normalize: Vec<Normalize> = words.iter().filter_map(|word| Normalize::from_word(word)).collect();
-        if normalize.contains(&Normalize::Nfc) && normalize.contains(&Normalize::Nfkc) {
-            fields.problem(
-                out,
-                "normalize",
-                "`nfc` and `nfkc` exclude each other",
-                Some("`nfkc` does all that `nfc` does: remove `nfc`".into()),
-            );
-        }
+        let normalize = Normalize::read(fields, out);
         Self { columns, normalize, keep: Keep::read(fields) }
     }
 
@@ -114,7 +75,7 @@ impl Stage for ExactDedupConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {
@@ -334,16 +295,17 @@ impl Barrier for ExactDedup {
             let mut group: Option<(u64, u64, u64)> = None;
             let duplicates = map(grouped, drop_fields(), move |batch| {
                 let (high, low, rows) = (numbers(&batch, HIGH)?, numbers(&batch, LOW)?, numbers(&batch, ROW_ID)?);
-                let mut drops = Drops::default();
+                let mut drops = Vec::new();
                 for ((high, low), row) in high.values().iter().zip(low.values()).zip(rows.values()) {
                     match group {
                         Some((of_high, of_low, kept)) if (of_high, of_low) == (*high, *low) => {
-                            drops.push(*row, "exact_duplicate", Some(kept), Some(1.0), None);
+                            let (kept, score) = (Some(kept), Some(1.0));
+                            drops.push(Drop { row: *row, reason: "exact_duplicate", kept, score, detail: Detail::None });
                         }
                         _ => group = Some((*high, *low, *row)),
                     }
                 }
-                drops.finish()
+                drop_batch(&drops)
             });
             let drops = sort(engine, duplicates, &[SortKey::ascending(ROW_ID)])?;
             Ok(Outcome { drops, report: Map::new() })

@@ -12,6 +12,7 @@ mod draw;
 pub mod embed;
 pub mod exact_dedup;
 pub mod filter;
+pub mod minhash_dedup;
 pub mod policy;
 pub mod prototypes;
 pub mod sample;
@@ -22,6 +23,7 @@ mod vectors;
 pub use embed::EmbedConfig;
 pub use exact_dedup::ExactDedupConfig;
 pub use filter::FilterConfig;
+pub use minhash_dedup::MinhashDedupConfig;
 pub use prototypes::PrototypesConfig;
 pub use sample::SampleConfig;
 pub use semantic_dedup::SemanticDedupConfig;
@@ -35,6 +37,8 @@ pub enum StageConfig {
     Sample(SampleConfig),
     /// `exact_dedup`.
     ExactDedup(ExactDedupConfig),
+    /// `minhash_dedup`.
+    MinhashDedup(MinhashDedupConfig),
     /// `embed`.
     Embed(EmbedConfig),
     /// `semantic_dedup`.
@@ -48,6 +52,11 @@ pub const KINDS: &[Field] = &[
     optional("filter", Shape::Map(filter::FIELDS), "Keeps the rows for which an SQL expression holds; NULL counts as false."),
     optional("sample", Shape::Map(sample::FIELDS), "Keeps a random share or number of rows."),
     optional("exact_dedup", Shape::Map(exact_dedup::FIELDS), "Of the rows whose normalised columns are equal, keeps one."),
+    optional(
+        "minhash_dedup",
+        Shape::Map(minhash_dedup::FIELDS),
+        "Of rows whose texts share most of their shingles, keeps one; each pair is verified.",
+    ),
     optional("embed", Shape::Map(embed::FIELDS), "Makes a vector of each row, with a model or from a column."),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
@@ -61,6 +70,7 @@ impl StageConfig {
             "filter" => Self::Filter(FilterConfig::read(fields, out)),
             "sample" => Self::Sample(SampleConfig::read(fields, out)),
             "exact_dedup" => Self::ExactDedup(ExactDedupConfig::read(fields, out)),
+            "minhash_dedup" => Self::MinhashDedup(MinhashDedupConfig::read(fields, out)),
             "embed" => Self::Embed(EmbedConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
@@ -80,7 +90,7 @@ impl StageConfig {
         match self {
             Self::SemanticDedup(config) => config.embedding.as_ref(),
             Self::Prototypes(config) => config.embedding.as_ref(),
-            Self::Filter(_) | Self::Sample(_) | Self::ExactDedup(_) | Self::Embed(_) => None,
+            Self::Filter(_) | Self::Sample(_) | Self::ExactDedup(_) | Self::MinhashDedup(_) | Self::Embed(_) => None,
         }
     }
 
@@ -99,6 +109,7 @@ impl std::ops::Deref for StageConfig {
             Self::Filter(config) => config,
             Self::Sample(config) => config,
             Self::ExactDedup(config) => config,
+            Self::MinhashDedup(config) => config,
             Self::Embed(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,

@@ -1,10 +1,11 @@
-//! What several stages declare in the same words: keep policies, budgets, what becomes of bad vectors, numbers of clusters.
+//! What several stages declare in the same words: normalisation, keep policies, budgets, what becomes of bad vectors, numbers of clusters.
 
 use serde_json::{Value, json};
 
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
+use crate::text::normalise::Step;
 use crate::words;
 
 words! {
@@ -26,6 +27,55 @@ words! {
         Drop = "drop",
         /// The run fails.
         Fail = "fail",
+    }
+}
+
+words! {
+    /// A step of normalisation.
+    pub enum Normalize {
+        /// Unicode normalisation form C.
+        Nfc = "nfc",
+        /// Unicode normalisation form KC.
+        Nfkc = "nfkc",
+        /// Lower case, by Unicode's full mapping.
+        Lowercase = "lowercase",
+        /// Runs of white space become one space; none at the ends.
+        CollapseWhitespace = "collapse_whitespace",
+        /// Punctuation is removed.
+        StripPunctuation = "strip_punctuation",
+    }
+}
+
+impl Normalize {
+    /// The shape of a key `normalize`.
+    pub const SHAPE: Shape = Shape::List(&Shape::Choice(Self::WORDS));
+
+    /// Reads the key `normalize`; a step that is named twice, and both Unicode forms together, are problems.
+    pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Vec<Self> {
+        let words = fields.texts("normalize");
+        fields.refuse_repeats(out, "normalize", &words);
+        let steps: Vec<Self> = words.iter().filter_map(|word| Self::from_word(word)).collect();
+        if steps.contains(&Self::Nfc) && steps.contains(&Self::Nfkc) {
+            fields.problem(
+                out,
+                "normalize",
+                "`nfc` and `nfkc` exclude each other",
+                Some("`nfkc` does all that `nfc` does: remove `nfc`".into()),
+            );
+        }
+        steps
+    }
+
+    /// The step of the algorithm.
+    #[must_use]
+    pub fn step(self) -> Step {
+        match self {
+            Self::Nfc => Step::Nfc,
+            Self::Nfkc => Step::Nfkc,
+            Self::Lowercase => Step::Lowercase,
+            Self::CollapseWhitespace => Step::CollapseWhitespace,
+            Self::StripPunctuation => Step::StripPunctuation,
+        }
     }
 }
 

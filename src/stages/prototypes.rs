@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::columns::Drops;
+use super::columns::{Detail, Drop, Drops};
 use super::policy::{self, Budget, Clusters, OnBadVector};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use super::vectors::{Gathered, gather};
@@ -129,7 +129,7 @@ impl Barrier for Prototypes {
         Box::pin(async move {
             let gathered = gather(engine, input).await?;
             let (drops, report) = spawn::blocking("selecting prototypes", move || self.decide(&gathered)).await?;
-            Ok(Outcome { drops: drops.into_stream()?, report })
+            Ok(Outcome { drops: drops.into_stream(), report })
         })
     }
 }
@@ -139,8 +139,7 @@ impl Prototypes {
         let config = &self.config;
         let rows = gathered.rows.len();
         let mut report = Map::new();
-        let mut drops = Drops::default();
-        gathered.settle_bad(config.on_bad_vector, &mut drops, &mut report)?;
+        let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
         let bad_kept = if config.on_bad_vector == OnBadVector::Keep { gathered.bad.len() } else { 0 };
         // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
         let budget = match config.budget {
@@ -149,6 +148,8 @@ impl Prototypes {
         };
         let keep = budget.of(rows + gathered.bad.len()).saturating_sub(bad_kept).min(rows);
         report.insert("budget".into(), json!(keep));
+        let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows - keep)?;
+        bad.for_each(|drop| drops.push(drop));
         if rows == 0 {
             return Ok((drops, report));
         }
@@ -166,8 +167,9 @@ impl Prototypes {
         let mut order: Vec<u32> = (0..rows as u32).collect();
         order.sort_by(|a, b| distances[*b as usize].total_cmp(&distances[*a as usize]));
         for (rank, row) in order.into_iter().map(|row| row as usize).enumerate().filter(|(_, row)| !kept[*row]) {
-            let detail = json!({"budget": keep, "cell": cells[row], "rank": rank + 1});
-            drops.push(gathered.rows[row], "not_selected", None, Some(distances[row]), Some(detail.to_string()));
+            let detail = Detail::Rank { budget: keep as u64, rank: rank as u64 + 1, cell: Some(cells[row]) };
+            let score = Some(distances[row]);
+            drops.push(Drop { row: gathered.rows[row], reason: "not_selected", kept: None, score, detail });
         }
         report.insert("cells".into(), json!(cell_count));
         Ok((drops, report))

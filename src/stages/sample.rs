@@ -8,7 +8,7 @@ use arrow::datatypes::Fields as ArrowFields;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::columns::{Drops, numbers, row_schema};
+use super::columns::{Detail, Drop, drop_batch, numbers, row_schema};
 use super::draw::{self, Draw};
 use super::policy::{self, Budget};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
@@ -51,7 +51,7 @@ impl Stage for SampleConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {
@@ -125,14 +125,15 @@ impl Barrier for Smallest {
             let mut rank = 0_u64;
             let budget = self.rows;
             let left_out = map(sorted, drop_fields(), move |batch| {
-                let mut drops = Drops::default();
+                let mut drops = Vec::new();
                 for row in numbers(&batch, ROW_ID)?.values() {
                     rank += 1;
                     if rank > budget {
-                        drops.push(*row, "not_selected", None, None, Some(json!({"budget": budget, "rank": rank}).to_string()));
+                        let detail = Detail::Rank { budget, rank, cell: None };
+                        drops.push(Drop { row: *row, reason: "not_selected", kept: None, score: None, detail });
                     }
                 }
-                drops.finish()
+                drop_batch(&drops)
             });
             Ok(Outcome { drops: sort(engine, left_out, &[SortKey::ascending(ROW_ID)])?, report: Map::new() })
         })

@@ -62,8 +62,8 @@ pub struct Needs {
     pub columns: Vec<String>,
     /// Columns that must hold text.
     pub text: Vec<String>,
-    /// Every column: the stage draws by content and the source has no id.
-    pub all_columns: bool,
+    /// Every column, of shards that may have rows without an id: these are told apart by all that they hold.
+    pub content: bool,
 }
 
 /// What a stage is built for: one shard's columns, renamed so that roles and names both resolve.
@@ -75,6 +75,8 @@ pub struct ScanContext<'a> {
     pub roles: &'a Roles,
     /// The columns that the scan gives, [`ROW`] last.
     pub schema: &'a SchemaRef,
+    /// Whether these are all columns of the shard.
+    pub whole: bool,
 }
 
 /// What a stage is: read from YAML, hashed into the plan, checked and built. No I/O before the operators run.
@@ -94,6 +96,18 @@ pub trait Stage: Debug + Send + Sync {
     fn needs(&self, roles: &Roles) -> Needs;
     /// The decision of a row-local stage, or a barrier's cheap feature; `None` if the barrier has none.
     fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>>;
+    /// The column that the barrier reads of the rows that it names, by name or role; `None` if it reads no rows again.
+    fn named(&self) -> Option<&str> {
+        None
+    }
+    /// What the barrier asks of the rows that it names: the last column made is what it is given.
+    fn named_rows(&self, _cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        Ok(None)
+    }
+    /// What a plan says of the stage beside its keys: odds, guarantees.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The barrier; `None` for other shapes.
     fn barrier(&self, _stage: &StageId) -> Option<Box<dyn Barrier>> {
         None
@@ -129,6 +143,20 @@ pub struct Narrow {
     pub stream: RowStream,
     /// The length of the vectors; 0 where there are none.
     pub dimensions: usize,
+    /// The source of each shard, by the shard's ordinal.
+    pub sources: Vec<usize>,
+    /// The rows themselves, for a barrier that must see more of some of them.
+    pub named: Arc<dyn NamedRows>,
+}
+
+/// Takes [`crate::ids::RowId`] bits and what [`Stage::named_rows`] made of these rows, [`ROW`] first.
+pub type TakeRows<'a> = dyn Fn(&[u64], &RecordBatch) -> Result<()> + Sync + 'a;
+
+/// Rows of the corpus, read once more by row selection: wide data goes to the barrier only so, row by named row.
+pub trait NamedRows: Send + Sync {
+    /// Reads the rows `wanted` ([`crate::ids::RowId`] bits, ascending), several shards at once, and gives each row once, the rows
+    /// of a shard in their order.
+    fn read(&self, wanted: &[u64], take: &TakeRows<'_>) -> Result<()>;
 }
 
 /// Decides over all rows at once.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::carry::Carry;
-use super::columns::Drops;
+use super::columns::{Detail, Drop, Drops};
 use super::draw;
 use super::policy::{self, Clusters, Keep, OnBadVector, Order};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
@@ -152,7 +152,7 @@ impl Stage for SemanticDedupConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {
@@ -192,6 +192,8 @@ impl Stage for SemanticDedupConfig {
     }
 }
 
+/// Bytes a row of what is decided for one epsilon, and of what that is made from.
+const DECISION_BYTES: usize = 2 * size_of::<Option<Dropped>>();
 /// Below this many rows `k: auto` compares all pairs.
 const EXACT_BELOW: usize = 20_000;
 /// Rows a cell that `k: auto` aims at: the mean cell of the paper's largest run (440M images, 50,000 cells).
@@ -213,7 +215,7 @@ impl Barrier for SemanticDedup {
             let gathered = gather(engine, input).await?;
             let stop = engine.stop().clone();
             let (drops, report) = spawn::blocking("semantic deduplication", move || self.decide(&gathered, &stop)).await?;
-            Ok(Outcome { drops: drops.into_stream()?, report })
+            Ok(Outcome { drops: drops.into_stream(), report })
         })
     }
 }
@@ -222,14 +224,15 @@ impl SemanticDedup {
     fn decide(&self, gathered: &Gathered, stop: &Stop) -> Result<(Drops, Map<String, Value>)> {
         let config = &self.config;
         let rows = gathered.rows.len();
+        // What is decided for one epsilon is reckoned with the vectors.
+        let _memory = gathered.memory.beside("reporting further values of epsilon", rows * config.report.len() * DECISION_BYTES)?;
         let k = match config.k {
             Clusters::Fixed(k) => k as usize,
             Clusters::Auto if rows < EXACT_BELOW => 1,
             Clusters::Auto => rows.div_ceil(CELL_ROWS),
         };
         let mut report = Map::new();
-        let mut drops = Drops::default();
-        gathered.settle_bad(config.on_bad_vector, &mut drops, &mut report)?;
+        let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
         let matrix = gathered.vectors.matrix();
         let needs_centroids = k > 1 || matches!(config.keep, Keep::Hard | Keep::Easy);
         let model = if needs_centroids && rows > 0 {
@@ -268,30 +271,26 @@ impl SemanticDedup {
         });
         let decided = decided.collect::<Result<Vec<_>>>()?;
         let (mut counts, mut orphans) = (vec![0_u64; thresholds.len()], 0_u64);
-        for (cell, (members, decisions)) in members.iter().zip(decided).enumerate() {
-            for (count, decisions) in counts.iter_mut().zip(&decisions) {
+        for decisions in &decided {
+            for (count, decisions) in counts.iter_mut().zip(decisions) {
                 *count += decisions.iter().flatten().count() as u64;
             }
+        }
+        let mut drops = Drops::for_rows(&gathered.memory, bad.len() + counts[0] as usize)?;
+        bad.for_each(|drop| drops.push(drop));
+        for (cell, (members, decisions)) in members.iter().zip(decided).enumerate() {
             for (place, dropped) in
                 decisions.first().into_iter().flatten().enumerate().filter_map(|(place, dropped)| Some((place, (*dropped)?)))
             {
                 let id = |place: u32| gathered.rows[members[place as usize] as usize];
-                let mut detail = Map::new();
-                if members.len() < rows {
-                    detail.insert("cell".into(), json!(cell));
-                }
-                if dropped.representative.is_none() {
-                    orphans += 1;
-                    detail.insert("orphan".into(), json!(true));
-                }
+                orphans += u64::from(dropped.representative.is_none());
+                // A component's survivor may be any distance away: then it is not named.
                 let accepted = thresholds.first().is_some_and(|threshold| threshold.accepts(dropped.similarity));
-                if !accepted {
-                    // A component's survivor may be any distance away: it is named here, and not as a duplicate.
-                    detail.insert("chained".into(), json!(true));
-                }
-                let detail = (!detail.is_empty()).then(|| Value::Object(detail).to_string());
+                let cell = (members.len() < rows).then_some(cell as u32);
+                let detail = Detail::Compared { cell, orphan: dropped.representative.is_none(), chained: !accepted };
                 let kept = dropped.representative.filter(|_| accepted).map(id);
-                drops.push(id(place as u32), "semantic_duplicate", kept, Some(dropped.similarity), detail);
+                let score = Some(dropped.similarity);
+                drops.push(Drop { row: id(place as u32), reason: "semantic_duplicate", kept, score, detail });
             }
         }
         let sizes = members.iter().map(Vec::len);
@@ -307,7 +306,7 @@ impl SemanticDedup {
             .collect();
         report.insert("by_epsilon".into(), Value::Array(by_epsilon));
         let efficiency = match model.filter(|_| members.len() > 1) {
-            Some(model) => efficiency(gathered, &model, &cells, &members, thresholds.first()),
+            Some(model) => efficiency(matrix, &model, &cells, &members, thresholds.first(), EFFICIENCY_ROWS),
             // In one cell all pairs are compared.
             None => json!({"eta_percent": 100.0}),
         };
@@ -345,28 +344,122 @@ fn decide_cell(rule: Rule, matrix: Matrix<'_>, members: &[u32], thresholds: &[Th
     }
 }
 
-/// Dedup efficiency of the clustering: of the duplicate pairs of some rows with rows of the nearest cells, the share that lies
-/// inside one cell (SemDeDup's eta).
-fn efficiency(gathered: &Gathered, model: &KMeans, cells: &[u32], members: &[Vec<u32>], threshold: Option<&Threshold>) -> Value {
+/// Dedup efficiency of the clustering (SemDeDup's eta): of the duplicate pairs of `sampled` rows, spread evenly over all, with rows of the
+/// nearest cells, the share that lies inside one cell.
+fn efficiency(
+    matrix: Matrix<'_>,
+    model: &KMeans,
+    cells: &[u32],
+    members: &[Vec<u32>],
+    threshold: Option<&Threshold>,
+    sampled: usize,
+) -> Value {
     let Some(threshold) = threshold else { return Value::Null };
-    let matrix = gathered.vectors.matrix();
-    let step = (cells.len() / EFFICIENCY_ROWS).max(1);
-    let counts = (0..cells.len()).step_by(step).take(EFFICIENCY_ROWS).collect::<Vec<_>>().into_par_iter().map(|row| {
-        let vector = matrix.row(row);
-        let mut near: Vec<(f64, usize)> = (0..members.len()).map(|cell| (similarity(vector, model.centroids().row(cell)), cell)).collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let own = cells[row] as usize;
-        let count = |cell: usize| {
-            members[cell]
-                .iter()
-                .filter(|other| **other as usize != row && threshold.accepts(similarity(vector, matrix.row(**other as usize))))
-                .count() as u64
-        };
-        let within = count(own);
-        let beyond: u64 = near.iter().filter(|(_, cell)| *cell != own).take(EFFICIENCY_CELLS).map(|(_, cell)| count(*cell)).sum();
-        (within, within + beyond)
+    let rows = cells.len();
+    let sampled = sampled.min(rows);
+    let counts = (0..sampled).into_par_iter().map(|place| {
+        let row = (place as u64 * rows as u64 / sampled as u64) as usize;
+        pairs_of(matrix, model, cells, members, threshold, row)
     });
     let (within, near) = counts.reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     let percent = if near == 0 { Value::Null } else { json!(100.0 * within as f64 / near as f64) };
-    json!({"eta_percent": percent, "pairs_near": near, "pairs_within": within, "rows": cells.len().div_ceil(step).min(EFFICIENCY_ROWS)})
+    json!({"eta_percent": percent, "pairs_near": near, "pairs_within": within, "rows": sampled})
+}
+
+/// The duplicates of one row in its own cell, and in that and the nearest other ones together.
+fn pairs_of(matrix: Matrix<'_>, model: &KMeans, cells: &[u32], members: &[Vec<u32>], threshold: &Threshold, row: usize) -> (u64, u64) {
+    let vector = matrix.row(row);
+    let mut near: Vec<(f64, usize)> = (0..members.len()).map(|cell| (similarity(vector, model.centroids().row(cell)), cell)).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let own = cells[row] as usize;
+    let count = |cell: usize| {
+        let duplicates = |other: &&u32| **other as usize != row && threshold.accepts(similarity(vector, matrix.row(**other as usize)));
+        members[cell].iter().filter(duplicates).count() as u64
+    };
+    let within = count(own);
+    let beyond: u64 = near.iter().filter(|(_, cell)| *cell != own).take(EFFICIENCY_CELLS).map(|(_, cell)| count(*cell)).sum();
+    (within, within + beyond)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::{Vectors, normalise};
+
+    /// `groups` directions, each with some noisy copies: more for later groups, so that a sample of the first rows would not do.
+    fn planted(groups: usize, dimensions: usize) -> Vectors {
+        let mut draws = Random::new(11, "planted").sequence(b"eta");
+        let mut normal = || (-2.0 * (1.0 - draws.unit()).ln()).sqrt() * (std::f64::consts::TAU * draws.unit()).cos();
+        let mut data: Vec<f32> = Vec::new();
+        for group in 0..groups {
+            let base: Vec<f64> = (0..dimensions).map(|_| normal()).collect();
+            for _ in 0..2 + group % 13 + group / 20 {
+                let from = data.len();
+                data.extend(base.iter().map(|x| (x + 0.35 * normal()) as f32));
+                assert!(normalise(&mut data[from..]));
+            }
+        }
+        Vectors::try_new(data, dimensions).unwrap()
+    }
+
+    /// Duplicate pairs of each row inside its cell and everywhere, pair by pair.
+    fn brute_force(matrix: Matrix<'_>, cells: &[u32], threshold: &Threshold) -> Vec<(u64, u64)> {
+        let is_pair = |a: usize, b: usize| a != b && threshold.accepts(similarity(matrix.row(a), matrix.row(b)));
+        let rows = 0..cells.len();
+        let of = |a: usize| {
+            let all: Vec<usize> = rows.clone().filter(|b| is_pair(a, *b)).collect();
+            (all.iter().filter(|b| cells[**b] == cells[a]).count() as u64, all.len() as u64)
+        };
+        rows.clone().map(of).collect()
+    }
+
+    /// Seeds S1, check 7: eta over all rows is brute force's, and the sample's lies within two standard errors of it.
+    #[test]
+    fn eta_is_that_of_all_pairs() {
+        let vectors = planted(160, 6);
+        let matrix = vectors.matrix();
+        let threshold = Threshold::epsilon(0.08, cluster::OnEqual::Keep);
+        let rows = matrix.rows();
+        assert!(rows > 8 * EFFICIENCY_ROWS, "{rows}");
+        for k in [3, 8, 20] {
+            let model = KMeans::fit(matrix, k, 20, &Random::new(1, "eta")).unwrap();
+            let (cells, _) = model.assign(matrix);
+            let mut members = vec![Vec::new(); k];
+            for (row, cell) in (0_u32..).zip(&cells) {
+                members[*cell as usize].push(row);
+            }
+            let pairs = brute_force(matrix, &cells, &threshold);
+            let (within, near) = pairs.iter().fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+            let eta = within as f64 / near as f64;
+            assert!(eta > 0.3 && eta < 0.98, "the cells cut some groups: {eta}");
+
+            let all = efficiency(matrix, &model, &cells, &members, Some(&threshold), rows);
+            let wanted =
+                json!({"eta_percent": 100.0 * within as f64 / near as f64, "pairs_near": near, "pairs_within": within, "rows": rows});
+            assert_eq!(all, wanted);
+            assert_eq!(efficiency(matrix, &model, &cells, &members, Some(&threshold), usize::MAX), wanted);
+
+            // The standard error of a ratio estimated from rows drawn without return (Cochran, Sampling Techniques, 2.39).
+            let sample = EFFICIENCY_ROWS as f64;
+            let mean = near as f64 / rows as f64;
+            let residuals: f64 = pairs.iter().map(|pair| (pair.0 as f64 - eta * pair.1 as f64).powi(2)).sum();
+            let variance = (1.0 - sample / rows as f64) / sample * residuals / (rows as f64 - 1.0) / mean.powi(2);
+            let sampled = efficiency(matrix, &model, &cells, &members, Some(&threshold), EFFICIENCY_ROWS);
+            let off = sampled["eta_percent"].as_f64().unwrap() / 100.0 - eta;
+            assert_eq!(sampled["rows"], EFFICIENCY_ROWS);
+            assert!(off.abs() <= 2.0 * variance.sqrt(), "k={k} off={off} standard error={}", variance.sqrt());
+        }
+    }
+
+    #[test]
+    fn eta_of_no_pairs_is_null() {
+        let vectors = planted(2, 6);
+        let model = KMeans::fit(vectors.matrix(), 2, 20, &Random::new(1, "eta")).unwrap();
+        let (cells, _) = model.assign(vectors.matrix());
+        let members: Vec<Vec<u32>> =
+            (0..2).map(|cell| (0..cells.len() as u32).filter(|row| cells[*row as usize] == cell).collect()).collect();
+        let threshold = Threshold::epsilon(0.0, cluster::OnEqual::Keep);
+        let found = efficiency(vectors.matrix(), &model, &cells, &members, Some(&threshold), EFFICIENCY_ROWS);
+        assert_eq!(found, json!({"eta_percent": null, "pairs_near": 0, "pairs_within": 0, "rows": cells.len()}));
+    }
 }

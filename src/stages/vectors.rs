@@ -1,5 +1,6 @@
 //! The vectors that a barrier compares, gathered from its narrow rows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _};
@@ -7,7 +8,7 @@ use arrow::compute::{SortOptions, concat, sort_to_indices};
 use arrow::datatypes::{Float32Type, UInt8Type};
 use serde_json::{Map, Value, json};
 
-use super::columns::{Drops, numbers};
+use super::columns::{Detail, Drop, numbers};
 use super::policy::OnBadVector;
 use super::seam::{Narrow, ROW_ID, STATUS, VECTOR};
 use crate::embed::guard::Status;
@@ -17,6 +18,8 @@ use crate::vector::{Vectors, normalise};
 
 /// Bytes a row beside its vector: id, cell, distance, order, decisions.
 const ROW_BYTES: usize = 96;
+/// Bytes a row of the ranks of an ordering column and of the order that they come from.
+const RANK_BYTES: usize = size_of::<Option<u64>>() + size_of::<u32>();
 /// Rows that k-means copies to train on, about.
 const TRAINED_ROWS: usize = 1 << 17;
 
@@ -32,7 +35,8 @@ pub(super) struct Gathered {
     pub(super) draws: Vec<u64>,
     /// Rows that cannot be compared, with the name of their status.
     pub(super) bad: Vec<(u64, &'static str)>,
-    _memory: Reservation,
+    /// What the pool counts for them.
+    pub(super) memory: Reservation,
 }
 
 /// Reads all rows into memory, taking it from the engine's budget first.
@@ -72,7 +76,10 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Ga
         }
         let sound = arrow::array::UInt32Array::from(sound);
         if let Some(order) = batch.column_by_name("order") {
-            orders.push(arrow::compute::take(order, &sound, None).context(Kind::Internal, || "cannot read an ordering column".into())?);
+            let order = arrow::compute::take(order, &sound, None).context(Kind::Internal, || "cannot read an ordering column".into())?;
+            // The values, all of them in one piece while they are ranked, and their ranks.
+            memory.grow(2 * order.get_array_memory_size() + order.len() * RANK_BYTES)?;
+            orders.push(order);
         }
         if batch.column_by_name("draw").is_some() {
             let all = numbers(&batch, "draw")?;
@@ -80,11 +87,11 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Ga
         }
     }
     let vectors = Vectors::try_new(data, dimensions.max(1))?;
-    Ok(Gathered { rows, vectors, ranks: ranks(&orders)?, draws, bad, _memory: memory })
+    Ok(Gathered { rows, vectors, ranks: ranks(&orders)?, draws, bad, memory })
 }
 
 /// Ranks of values of one type: larger values have larger ranks, equal ones equal ranks, nulls none.
-fn ranks(orders: &[ArrayRef]) -> Result<Vec<Option<u64>>> {
+pub(super) fn ranks(orders: &[ArrayRef]) -> Result<Vec<Option<u64>>> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }
@@ -110,16 +117,17 @@ fn ranks(orders: &[ArrayRef]) -> Result<Vec<Option<u64>>> {
 }
 
 impl Gathered {
-    /// Applies the policy on rows that cannot be compared, and counts them for the report.
-    pub(super) fn settle_bad(&self, policy: OnBadVector, drops: &mut Drops, report: &mut Map<String, Value>) -> Result<()> {
-        let mut counts: Map<String, Value> = Map::new();
-        for (row, status) in &self.bad {
-            let count = counts.get(*status).and_then(Value::as_u64).unwrap_or(0) + 1;
-            counts.insert((*status).to_owned(), json!(count));
-            if policy == OnBadVector::Drop {
-                drops.push(*row, "bad_vector", None, None, Some(json!({"embedding_status": status}).to_string()));
-            }
+    /// Applies the policy on rows that cannot be compared, and counts them for the report; gives those that are to be dropped.
+    pub(super) fn settle_bad<'a>(
+        &'a self,
+        policy: OnBadVector,
+        report: &mut Map<String, Value>,
+    ) -> Result<impl ExactSizeIterator<Item = Drop> + use<'a>> {
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, status) in &self.bad {
+            *counts.entry(*status).or_insert(0) += 1;
         }
+        let counts: Map<String, Value> = counts.into_iter().map(|(status, count)| (status.to_owned(), json!(count))).collect();
         if policy == OnBadVector::Fail && !self.bad.is_empty() {
             return Err(Error::input(format!(
                 "rows have vectors that cannot be compared rows=`{}` statuses=`{}`",
@@ -129,7 +137,15 @@ impl Gathered {
             .hint("mend the rows, filter them out, or set `on_bad_vector: keep`"));
         }
         report.insert("bad_vectors".into(), Value::Object(counts));
-        Ok(())
+        let dropped = if policy == OnBadVector::Drop { self.bad.as_slice() } else { &[] };
+        let one = |(row, status): &(u64, &'static str)| Drop {
+            row: *row,
+            reason: "bad_vector",
+            kept: None,
+            score: None,
+            detail: Detail::Status(status),
+        };
+        Ok(dropped.iter().map(one))
     }
 }
 

@@ -4,6 +4,7 @@
 //! it. A file that does not have the length and hash of its receipt is not used, and its task runs again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -16,6 +17,7 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::vectors;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::TaskKey;
 use crate::storage::{checksum, local};
@@ -120,6 +122,7 @@ impl Artefacts {
 /// Writes one narrow table: Parquet, so that anything can read it, without dictionaries or statistics.
 pub struct TableWriter {
     name: String,
+    stored: SchemaRef,
     writer: ArrowWriter<local::AsideFile>,
     rows: u64,
 }
@@ -139,15 +142,17 @@ impl TableWriter {
             properties = properties.set_column_encoding(ColumnPath::from(field.name().as_str()), Encoding::DELTA_BINARY_PACKED);
         }
         let file = local::AsideFile::create(&folder.join(name))?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build()))
+        let stored = vectors::stored(schema);
+        let writer = ArrowWriter::try_new(file, Arc::clone(&stored), Some(properties.build()))
             .context(Kind::Internal, || "cannot start an artefact".into())?;
-        Ok(Self { name: name.to_owned(), writer, rows: 0 })
+        Ok(Self { name: name.to_owned(), stored, writer, rows: 0 })
     }
 
     /// Adds rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
-        self.writer.write(batch).context(Kind::Storage, || format!("cannot write an artefact name=`{}`", self.name))?;
+        let batch = vectors::store(batch, &self.stored)?;
+        self.writer.write(&batch).context(Kind::Storage, || format!("cannot write an artefact name=`{}`", self.name))?;
         // A row group that waits in memory stays small.
         if self.writer.in_progress_size() > 32 << 20 {
             self.writer.flush().context(Kind::Storage, || format!("cannot write an artefact name=`{}`", self.name))?;

@@ -1,4 +1,7 @@
 //! The lineage table: one row an input row, saying what became of it and because of which other row.
+//!
+//! A row that was dropped on several branches has several drops. The columns hold the main one, `detail` the others, under `also`:
+//! a list of objects with the columns' names, those left out that have no value.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::storage::local::{self, AsideFile, Written};
@@ -25,14 +29,25 @@ pub struct Entry {
     pub row: u64,
     /// The document's id, if the source has one.
     pub doc_id: Option<String>,
-    /// `None`: kept.
-    pub drop: Option<Fate>,
-    /// The kept row's document id.
+    /// Why it is not kept, the main reason first; none: it is.
+    pub drops: Vec<Fate>,
+    /// The document id of the row that the main drop names.
     pub kept_doc_id: Option<String>,
-    /// How many rows name this one.
+    /// How many rows name this one in their columns.
     pub copies: u64,
-    /// A JSON object with sorted keys.
-    pub detail: Option<String>,
+    /// Why its vector cannot be compared.
+    pub embedding_status: Option<&'static str>,
+}
+
+/// A row by its names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The source.
+    pub source: String,
+    /// The shard.
+    pub shard: String,
+    /// The row's number in it.
+    pub row: u64,
 }
 
 /// Why a row was dropped.
@@ -42,10 +57,89 @@ pub struct Fate {
     pub stage: String,
     /// The reason, such as `exact_duplicate`.
     pub reason: String,
-    /// Source, shard and row of the row that it duplicates.
-    pub kept: Option<(String, String, u64)>,
+    /// The row that it duplicates.
+    pub kept: Option<Place>,
     /// How similar the two are, or the score by which a selection left it out.
     pub score: Option<f64>,
+    /// What else the stage says: a JSON object with sorted keys.
+    pub detail: Option<String>,
+}
+
+/// The key of the drops on other branches in `detail`.
+const ALSO: &str = "also";
+
+impl Fate {
+    fn json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("reason".into(), json!(self.reason));
+        object.insert("stage".into(), json!(self.stage));
+        if let Some(kept) = &self.kept {
+            object.insert("kept_row".into(), json!(kept.row));
+            object.insert("kept_shard".into(), json!(kept.shard));
+            object.insert("kept_source".into(), json!(kept.source));
+        }
+        if let Some(score) = self.score {
+            object.insert("score".into(), json!(score));
+        }
+        if let Some(detail) = &self.detail {
+            object.insert("detail".into(), Value::Object(object_of(detail)));
+        }
+        Value::Object(object)
+    }
+
+    fn read(value: &Value) -> Option<Self> {
+        let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let kept = match (text("kept_source"), text("kept_shard"), value.get("kept_row")) {
+            (None, None, None) => None,
+            (Some(source), Some(shard), Some(row)) => Some(Place { source, shard, row: row.as_u64()? }),
+            _ => return None,
+        };
+        Some(Self {
+            stage: text("stage")?,
+            reason: text("reason")?,
+            kept,
+            score: value.get("score").and_then(Value::as_f64),
+            detail: value.get("detail").map(Value::to_string),
+        })
+    }
+}
+
+/// The object that a detail is.
+fn object_of(detail: &str) -> Map<String, Value> {
+    serde_json::from_str(detail).unwrap_or_default()
+}
+
+/// The column `detail` of an entry.
+fn joined(drops: &[Fate], embedding_status: Option<&str>) -> Option<String> {
+    let own = drops.first().and_then(|drop| drop.detail.as_ref());
+    let others = drops.get(1..).unwrap_or_default();
+    if others.is_empty() && embedding_status.is_none() {
+        return own.cloned();
+    }
+    let mut detail = own.map(|own| object_of(own)).unwrap_or_default();
+    if !others.is_empty() {
+        detail.insert(ALSO.into(), others.iter().map(Fate::json).collect());
+    }
+    if let Some(status) = embedding_status {
+        detail.insert("embedding_status".into(), json!(status));
+    }
+    Some(Value::Object(detail).to_string())
+}
+
+/// The column `detail` taken apart: what it says of the row and of its main drop, and the drops on other branches.
+///
+/// # Errors
+/// Kind state where it cannot be read.
+pub fn split(detail: &str) -> Result<(Option<String>, Vec<Fate>)> {
+    // Most details have no other drops, and need not be read.
+    if !detail.contains(ALSO) {
+        return Ok((Some(detail.to_owned()), Vec::new()));
+    }
+    let damaged = || Error::state(format!("lineage has a detail that cannot be read detail=`{detail}`"));
+    let mut object: Map<String, Value> = serde_json::from_str(detail).context(Kind::State, || damaged().to_string())?;
+    let Some(also) = object.remove(ALSO) else { return Ok((Some(detail.to_owned()), Vec::new())) };
+    let also = also.as_array().and_then(|also| also.iter().map(Fate::read).collect::<Option<Vec<_>>>()).ok_or_else(damaged)?;
+    Ok(((!object.is_empty()).then(|| Value::Object(object).to_string()), also))
 }
 
 /// The schema of a lineage file.
@@ -141,19 +235,19 @@ impl LineageWriter {
             shard.append_value(&self.shard);
             row.append_value(entry.row);
             doc_id.append_option(entry.doc_id);
-            decision.append_value(if entry.drop.is_some() { "drop" } else { "keep" });
-            let fate = entry.drop.as_ref();
+            let fate = entry.drops.first();
+            decision.append_value(if fate.is_some() { "drop" } else { "keep" });
             stage.append_option(fate.map(|fate| &fate.stage));
             reason.append_option(fate.map(|fate| &fate.reason));
             let kept = fate.and_then(|fate| fate.kept.as_ref());
-            kept_source.append_option(kept.map(|kept| &kept.0));
-            kept_shard.append_option(kept.map(|kept| &kept.1));
-            kept_row.append_option(kept.map(|kept| kept.2));
+            kept_source.append_option(kept.map(|kept| &kept.source));
+            kept_shard.append_option(kept.map(|kept| &kept.shard));
+            kept_row.append_option(kept.map(|kept| kept.row));
             kept_doc_id.append_option(entry.kept_doc_id);
             kept_run_id.append_null();
             score.append_option(fate.and_then(|fate| fate.score));
             copies.append_value(entry.copies);
-            detail.append_option(entry.detail.as_ref());
+            detail.append_option(joined(&entry.drops, entry.embedding_status));
             run_id.append_value(&self.run_id);
         }
         let columns: Vec<ArrayRef> = vec![
@@ -192,4 +286,45 @@ pub fn read(path: &Path, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(local::open(path)?).context(Kind::State, describe)?;
     let mask = parquet::arrow::ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     builder.with_projection(mask).with_batch_size(8192).build().context(Kind::State, describe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fate(stage: &str, kept: Option<u64>, detail: Option<&str>) -> Fate {
+        let kept = kept.map(|row| Place { source: "s".into(), shard: "x/\"y\".parquet".into(), row });
+        Fate { stage: stage.into(), reason: "r".into(), kept, score: kept_score(stage), detail: detail.map(str::to_owned) }
+    }
+
+    fn kept_score(stage: &str) -> Option<f64> {
+        (stage != "a").then_some(0.1 + 0.2)
+    }
+
+    #[test]
+    fn what_was_joined_is_split_again() {
+        for own in [None, Some(r#"{"cell":3}"#)] {
+            for others in
+                [vec![], vec![fate("a", None, None)], vec![fate("b", Some(u64::MAX), Some(r#"{"also":1}"#)), fate("a", Some(0), None)]]
+            {
+                let drops = [vec![fate("main", Some(1), own)], others.clone()].concat();
+                let detail = joined(&drops, None);
+                let split = detail.as_deref().map_or((None, Vec::new()), |detail| split(detail).unwrap());
+                assert_eq!(split, (own.map(str::to_owned), others), "{detail:?}");
+            }
+        }
+        let marked = joined(&[fate("a", None, Some(r#"{"z":1}"#)), fate("b", None, None)], Some("null")).unwrap();
+        assert_eq!(marked, r#"{"also":[{"reason":"r","score":0.30000000000000004,"stage":"b"}],"embedding_status":"null","z":1}"#);
+        assert_eq!(joined(&[], Some("null")).unwrap(), r#"{"embedding_status":"null"}"#);
+        assert_eq!(split(&marked).unwrap().0.unwrap(), r#"{"embedding_status":"null","z":1}"#);
+    }
+
+    #[test]
+    fn a_damaged_detail_is_an_error() {
+        for damaged in
+            [r#"{"also":"#, r#"{"also":1}"#, r#"{"also":[{"stage":"a"}]}"#, r#"{"also":[{"reason":"r","stage":"a","kept_row":1}]}"#]
+        {
+            assert_eq!(split(damaged).unwrap_err().kind(), Kind::State, "{damaged}");
+        }
+    }
 }

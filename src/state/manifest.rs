@@ -100,6 +100,13 @@ pub struct StageCounts {
 }
 
 impl Manifest {
+    /// A shard as messages name it: with its source where there are several.
+    #[must_use]
+    pub fn label(&self, input: &InputShard) -> String {
+        let several = self.plan.get("sources").and_then(Value::as_array).is_some_and(|sources| sources.len() > 1);
+        if several { format!("{}/{}", input.source, input.shard) } else { input.shard.clone() }
+    }
+
     /// Its path in a dataset's folder.
     #[must_use]
     pub fn path(folder: &Path) -> PathBuf {

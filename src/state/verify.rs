@@ -1,16 +1,17 @@
 //! Re-derives trust in a dataset from nothing: every file against its hash, every input row exactly once in the lineage, sums
-//! against files, every representative against the plan.
+//! against files, every representative and every chain against the plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, UInt32Array, UInt64Array};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
-use super::lineage;
-use super::manifest::{Manifest, RunRecord};
+use super::chain::Stages;
+use super::lineage::{self, Place};
+use super::manifest::{InputShard, Manifest, RunRecord};
 use crate::engine::sort::{SortKey, sort};
 use crate::engine::{Engine, RowStream, next, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -48,35 +49,10 @@ impl Verification {
     }
 }
 
-/// The plan's stages as the law needs them.
-struct Stages {
-    places: BTreeMap<String, usize>,
-    /// For each stage, the stages that stand directly above it.
-    above: Vec<Vec<usize>>,
-}
-
-impl Stages {
-    fn read(manifest: &Manifest) -> Result<Self> {
-        let damaged = || Error::state("the manifest's plan cannot be read");
-        let stages = manifest.plan.get("stages").and_then(|stages| stages.as_array()).ok_or_else(damaged)?;
-        let id = |stage: &serde_json::Value| stage.get("id").and_then(|id| id.as_str()).map(str::to_owned);
-        let ids = stages.iter().map(id).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
-        let places: BTreeMap<String, usize> = ids.into_iter().enumerate().map(|(place, id)| (id, place)).collect();
-        let inputs = |stage: &serde_json::Value| stage.get("inputs").and_then(|inputs| inputs.as_array().cloned()).unwrap_or_default();
-        let above =
-            stages.iter().map(|stage| inputs(stage).iter().filter_map(|input| places.get(input.as_str()?).copied()).collect()).collect();
-        Ok(Self { places, above })
-    }
-
-    fn is_below(&self, below: usize, above: usize) -> bool {
-        self.above.get(below).is_some_and(|inputs| inputs.iter().any(|input| *input == above || self.is_below(*input, above)))
-    }
-}
-
 /// Verifies the dataset in `folder`; with `deep`, hashes the input shards again as well.
 pub async fn verify(engine: &Arc<Engine>, folder: &Path, deep: bool) -> Result<Verification> {
     let manifest = Manifest::read(folder)?;
-    let stages = Stages::read(&manifest)?;
+    let stages = Arc::new(Stages::read(&manifest.plan)?);
     let mut found = Verification::default();
     check_files(folder, &manifest, &mut found)?;
     if found.problem_count == 0 {
@@ -134,7 +110,7 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
                 if rows.value(index) != expected {
                     found.problem(format!(
                         "lineage skips or repeats a row shard=`{}` expected=`{expected}` found=`{}`",
-                        input.shard,
+                        manifest.label(input),
                         rows.value(index)
                     ));
                     return Ok(());
@@ -146,14 +122,14 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
                 }
                 match decision.value(index) {
                     "keep" if stage.is_null(index) => kept += 1,
-                    "drop" if stage.is_valid(index) && stages.places.contains_key(stage.value(index)) => {
+                    "drop" if stage.is_valid(index) && stages.has(stage.value(index)) => {
                         *dropped.entry((stage.value(index).to_owned(), reason.value(index).to_owned())).or_insert(0) += 1;
                     }
                     "reject" => rejected += 1,
                     other => {
                         found.problem(format!(
                             "a decision has no meaning shard=`{}` row=`{}` decision=`{other}`",
-                            input.shard,
+                            manifest.label(input),
                             rows.value(index)
                         ));
                         return Ok(());
@@ -166,7 +142,9 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
         if (expected, kept) != (input.rows, input.kept) {
             found.problem(format!(
                 "lineage and manifest count differently shard=`{}` rows=`{expected}/{}` kept=`{kept}/{}`",
-                input.shard, input.rows, input.kept
+                manifest.label(input),
+                input.rows,
+                input.kept
             ));
         }
     }
@@ -207,21 +185,22 @@ fn check_rows(folder: &Path, manifest: &Manifest, stages: &Stages, found: &mut V
     Ok(())
 }
 
-/// Each representative is kept, or the stage that dropped it stands below the one that named it; `copies` and
-/// `kept_doc_id` agree with the rows they speak of.
+/// Each row that a drop names is kept, or a stage below the one that names it dropped it in turn, for another row or for what it is itself:
+/// as this holds for the drops on all branches, each chain ends, and ends well. `copies` and `kept_doc_id` agree with the
+/// rows that they speak of.
 async fn check_representatives(
     engine: &Arc<Engine>,
     folder: &Path,
     manifest: &Manifest,
-    stages: &Stages,
+    stages: &Arc<Stages>,
     found: &mut Verification,
 ) -> Result<()> {
-    let shards: BTreeMap<(String, String), usize> =
-        manifest.inputs.iter().enumerate().map(|(ordinal, input)| ((input.source.clone(), input.shard.clone()), ordinal)).collect();
+    let name = |(ordinal, input): (usize, &InputShard)| ((input.source.clone(), input.shard.clone()), ordinal);
+    let shards: BTreeMap<(String, String), usize> = manifest.inputs.iter().enumerate().map(name).collect();
     let paths = manifest.inputs.iter().map(|input| local::join_confined(folder, &input.lineage)).collect::<Result<Vec<_>>>()?;
-    let places: Arc<BTreeMap<String, usize>> = Arc::new(stages.places.clone());
-    let edges = sort(engine, edges(paths.clone(), shards, Arc::clone(&places)), &[SortKey::ascending("kept"), SortKey::ascending("row")])?;
-    let mut nodes = Nodes { paths, places, shard: 0, table: None, batch: None, place: 0 };
+    let edges = edges(paths.clone(), shards, Arc::clone(stages));
+    let edges = sort(engine, edges, &[SortKey::ascending("kept"), SortKey::ascending("row")])?;
+    let mut nodes = Nodes { paths, stages: Arc::clone(stages), shard: 0, table: None, batch: None, place: 0 };
     let mut edges = Edges { stream: edges, batch: None, place: 0 };
     let mut edge = edges.next().await?;
     while let Some(node) = nodes.next()? {
@@ -230,16 +209,12 @@ async fn check_representatives(
             if current.kept < node.row {
                 break;
             }
-            copies += 1;
-            found.representatives += 1;
-            if !node.stages.is_empty() && !node.stages.iter().any(|stage| stages.is_below(*stage, current.stage as usize)) {
-                found.problem(format!(
-                    "a representative was not kept by the stage that names it {} names {}",
-                    show(manifest, current.row),
-                    show(manifest, node.row)
-                ));
+            copies += u64::from(current.main);
+            found.representatives += u64::from(current.main);
+            if let Some(problem) = node.problem(stages, current.stage as usize) {
+                found.problem(format!("{problem} {} names {}", show(manifest, current.row), show(manifest, node.row)));
             }
-            if current.kept_doc_id != node.doc_id {
+            if current.main && current.kept_doc_id != node.doc_id {
                 found.problem(format!(
                     "a representative has another document id {} names {}",
                     show(manifest, current.row),
@@ -260,7 +235,7 @@ async fn check_representatives(
 
 fn show(manifest: &Manifest, row: u64) -> String {
     let id = RowId::from_bits(row);
-    let shard = manifest.inputs.get(id.shard().ordinal()).map_or("?", |input| input.shard.as_str());
+    let shard = manifest.inputs.get(id.shard().ordinal()).map_or_else(|| "?".to_owned(), |input| manifest.label(input));
     format!("row=`{shard}:{}`", id.row())
 }
 
@@ -298,6 +273,7 @@ fn edge_schema() -> SchemaRef {
         Field::new("row", DataType::UInt64, false),
         Field::new("stage", DataType::UInt32, false),
         Field::new("kept_doc_id", DataType::Utf8, true),
+        Field::new("main", DataType::Boolean, false),
     ]))
 }
 
@@ -306,9 +282,9 @@ fn row_id(shard: usize, row: u64) -> Result<u64> {
     id.map(RowId::to_bits).ok_or_else(|| Error::state("lineage names a row above the limit"))
 }
 
-/// Each dropped row with the row that it names.
-fn edges(paths: Vec<PathBuf>, shards: BTreeMap<(String, String), usize>, places: Arc<BTreeMap<String, usize>>) -> RowStream {
-    const COLUMNS: [&str; 6] = ["row", "stage", "kept_source", "kept_shard", "kept_row", "kept_doc_id"];
+/// Each dropped row with each row that one of its drops names, on whatever branch.
+fn edges(paths: Vec<PathBuf>, shards: BTreeMap<(String, String), usize>, stages: Arc<Stages>) -> RowStream {
+    const COLUMNS: [&str; 7] = ["row", "stage", "kept_source", "kept_shard", "kept_row", "kept_doc_id", "detail"];
     let tables = paths.into_iter().enumerate().flat_map(|(ordinal, path)| {
         let batches: Box<dyn Iterator<Item = Result<(usize, RecordBatch)>> + Send> = match lineage::read(&path, &COLUMNS) {
             Err(error) => Box::new(std::iter::once(Err(error))),
@@ -321,26 +297,60 @@ fn edges(paths: Vec<PathBuf>, shards: BTreeMap<(String, String), usize>, places:
         let rows = column(&batch, "row")?.as_primitive::<UInt64Type>();
         let kept_rows = column(&batch, "kept_row")?.as_primitive::<UInt64Type>();
         let text = |name: &str| Ok::<_, Error>(column(&batch, name)?.as_string::<i32>());
-        let (stage, source, shard, doc_id) = (text("stage")?, text("kept_source")?, text("kept_shard")?, text("kept_doc_id")?);
-        let (mut kept, mut from, mut by, mut ids) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for index in (0..batch.num_rows()).filter(|index| kept_rows.is_valid(*index)) {
-            let name = (source.value(index).to_owned(), shard.value(index).to_owned());
-            let of =
-                shards.get(&name).ok_or_else(|| Error::state(format!("lineage names a shard that was not read shard=`{}`", name.1)))?;
-            kept.push(row_id(*of, kept_rows.value(index))?);
-            from.push(row_id(ordinal, rows.value(index))?);
-            by.push(*places.get(stage.value(index)).ok_or_else(|| Error::state("lineage names an unknown stage"))? as u32);
-            ids.push(doc_id.is_valid(index).then(|| doc_id.value(index)));
+        let (stage, source, shard) = (text("stage")?, text("kept_source")?, text("kept_shard")?);
+        let (doc_id, detail) = (text("kept_doc_id")?, text("detail")?);
+        let mut edges = Named::default();
+        for index in 0..batch.num_rows() {
+            let mut edge = |stage: &str, place: &Place, doc_id: Option<Option<&str>>| {
+                let name = (place.source.clone(), place.shard.clone());
+                let of = shards.get(&name).ok_or_else(|| {
+                    Error::state(format!("lineage names a shard that was not read source=`{}` shard=`{}`", place.source, place.shard))
+                })?;
+                edges.kept.push(row_id(*of, place.row)?);
+                edges.rows.push(row_id(ordinal, rows.value(index))?);
+                edges.stages.push(stages.place(stage)? as u32);
+                edges.main.push(doc_id.is_some());
+                edges.doc_ids.push(doc_id.flatten().map(str::to_owned));
+                Ok::<_, Error>(())
+            };
+            if kept_rows.is_valid(index) {
+                let place = Place { source: source.value(index).into(), shard: shard.value(index).into(), row: kept_rows.value(index) };
+                edge(stage.value(index), &place, Some(doc_id.is_valid(index).then(|| doc_id.value(index))))?;
+            }
+            if stage.is_valid(index) && detail.is_valid(index) {
+                for other in lineage::split(detail.value(index))?.1 {
+                    if let Some(kept) = &other.kept {
+                        edge(&other.stage, kept, None)?;
+                    }
+                }
+            }
         }
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(kept)),
-            Arc::new(UInt64Array::from(from)),
-            Arc::new(UInt32Array::from(by)),
-            Arc::new(arrow::array::StringArray::from(ids)),
-        ];
-        RecordBatch::try_new(edge_schema(), columns).context(Kind::Internal, || "cannot build edges".into())
+        edges.batch()
     });
     rows_of(edge_schema(), edges)
+}
+
+/// Edges on their way to a batch.
+#[derive(Default)]
+struct Named {
+    kept: Vec<u64>,
+    rows: Vec<u64>,
+    stages: Vec<u32>,
+    doc_ids: Vec<Option<String>>,
+    main: Vec<bool>,
+}
+
+impl Named {
+    fn batch(self) -> Result<RecordBatch> {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from(self.kept)),
+            Arc::new(UInt64Array::from(self.rows)),
+            Arc::new(UInt32Array::from(self.stages)),
+            Arc::new(StringArray::from(self.doc_ids)),
+            Arc::new(BooleanArray::from(self.main)),
+        ];
+        RecordBatch::try_new(edge_schema(), columns).context(Kind::Internal, || "cannot build edges".into())
+    }
 }
 
 struct Edge {
@@ -348,6 +358,8 @@ struct Edge {
     row: u64,
     stage: u32,
     kept_doc_id: Option<String>,
+    /// Whether it stands in the row's columns, and not in its detail.
+    main: bool,
 }
 
 struct Edges {
@@ -368,6 +380,7 @@ impl Edges {
                     row: batch.column(1).as_primitive::<UInt64Type>().value(index),
                     stage: batch.column(2).as_primitive::<UInt32Type>().value(index),
                     kept_doc_id: ids.is_valid(index).then(|| ids.value(index).to_owned()),
+                    main: batch.column(4).as_boolean().value(index),
                 }));
             }
             match next(&mut self.stream).await {
@@ -380,56 +393,65 @@ impl Edges {
 
 struct Node {
     row: u64,
-    /// The stages that dropped it, on whatever path; none if it is kept.
-    stages: Vec<usize>,
+    is_kept: bool,
+    /// Its drops on all branches, in the order of the lineage: the stage, whether it names a kept row, whether a chain may end there.
+    drops: Vec<(usize, bool, bool)>,
     copies: u64,
     doc_id: Option<String>,
+}
+
+impl Node {
+    /// What is wrong with naming this row as kept by stage `by`.
+    fn problem(&self, stages: &Stages, by: usize) -> Option<&'static str> {
+        if self.is_kept {
+            return None;
+        }
+        match stages.followed(self.drops.iter().map(|(stage, names, _)| (*stage, *names)), by).and_then(|place| self.drops.get(place)) {
+            None => Some("a representative was not kept by the stage that names it"),
+            Some((_, names, ends)) => (!names && !ends).then_some("a chain ends in a duplicate that names no row"),
+        }
+    }
 }
 
 /// All lineage rows in the order of the corpus.
 struct Nodes {
     paths: Vec<PathBuf>,
-    places: Arc<BTreeMap<String, usize>>,
+    stages: Arc<Stages>,
     shard: usize,
     table: Option<ParquetRecordBatchReader>,
     batch: Option<RecordBatch>,
     place: usize,
 }
 
-/// The stages of other paths that a row's detail names.
-fn also(detail: &str) -> Vec<String> {
-    let detail: serde_json::Value = serde_json::from_str(detail).unwrap_or_default();
-    let also = detail.get("also").and_then(|also| also.as_array()).cloned().unwrap_or_default();
-    also.iter().filter_map(|drop| drop.get("stage")?.as_str().map(str::to_owned)).collect()
-}
-
 impl Nodes {
-    fn place_of(&self, stage: &str) -> Result<usize> {
-        self.places.get(stage).copied().ok_or_else(|| Error::state("lineage names an unknown stage"))
-    }
-
     fn next(&mut self) -> Result<Option<Node>> {
+        const COLUMNS: [&str; 8] = ["row", "decision", "stage", "reason", "kept_row", "copies", "doc_id", "detail"];
         loop {
             if let Some(batch) = self.batch.as_ref().filter(|batch| self.place < batch.num_rows()) {
                 let index = self.place;
                 self.place += 1;
-                let stage = column(batch, "stage")?.as_string::<i32>();
-                let ids = column(batch, "doc_id")?.as_string::<i32>();
-                let details = column(batch, "detail")?.as_string::<i32>();
-                let mut dropped_by = Vec::new();
-                if stage.is_valid(index) {
-                    dropped_by.push(self.place_of(stage.value(index))?);
-                    if details.is_valid(index) {
-                        for other in also(details.value(index)) {
-                            dropped_by.push(self.place_of(&other)?);
-                        }
+                let text = |name: &str| {
+                    let column = column(batch, name)?.as_string::<i32>();
+                    Ok::<_, Error>(column.is_valid(index).then(|| column.value(index)))
+                };
+                let mut drops = Vec::new();
+                if let Some(stage) = text("stage")? {
+                    let mut drop = |stage: &str, reason: &str, names: bool| {
+                        let place = self.stages.place(stage)?;
+                        drops.push((place, names, self.stages.ends(place, reason)));
+                        Ok::<_, Error>(())
+                    };
+                    drop(stage, text("reason")?.unwrap_or_default(), column(batch, "kept_row")?.is_valid(index))?;
+                    for other in text("detail")?.map(lineage::split).transpose()?.map(|(_, others)| others).unwrap_or_default() {
+                        drop(&other.stage, &other.reason, other.kept.is_some())?;
                     }
                 }
                 return Ok(Some(Node {
                     row: row_id(self.shard - 1, column(batch, "row")?.as_primitive::<UInt64Type>().value(index))?,
-                    stages: dropped_by,
+                    is_kept: text("decision")? == Some("keep"),
+                    drops,
                     copies: column(batch, "copies")?.as_primitive::<UInt64Type>().value(index),
-                    doc_id: ids.is_valid(index).then(|| ids.value(index).to_owned()),
+                    doc_id: text("doc_id")?.map(str::to_owned),
                 }));
             }
             if let Some(batch) = self.table.as_mut().and_then(Iterator::next) {
@@ -437,7 +459,7 @@ impl Nodes {
                 continue;
             }
             let Some(path) = self.paths.get(self.shard) else { return Ok(None) };
-            self.table = Some(lineage::read(path, &["row", "stage", "copies", "doc_id", "detail"])?);
+            self.table = Some(lineage::read(path, &COLUMNS)?);
             self.shard += 1;
         }
     }

@@ -6,4 +6,5 @@
 pub mod checksum;
 pub mod local;
 pub mod lock;
+pub mod scratch;
 pub mod uri;

@@ -1,5 +1,6 @@
 //! Embedding throughput: `cargo bench --bench embed -- [--texts GLOB] [--column NAME] [--rows N] [--max-tokens N] [--threads N]
-//! [--model MODEL.onnx --tokenizer TOKENIZER.json] [--onnxruntime PATH]`. Without a model it measures the built-in one on tract.
+//! [--provider cpu|cuda|tensorrt|auto] [--batch-tokens N] [--repeat N] [--model MODEL.onnx --tokenizer TOKENIZER.json]
+//! [--onnxruntime PATH]`. Without a model it measures the built-in one on tract.
 //! `embed_python.py` does the same with Python's onnxruntime on the same texts.
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark reads files and clocks, and prints")]
 #![expect(clippy::unwrap_used, reason = "a benchmark may fail loudly")]
@@ -10,7 +11,7 @@ use std::time::Instant;
 use arrow::array::AsArray;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use trommel::embed::runtime::{Wanted, start};
+use trommel::embed::runtime::{Provider, Wanted, start};
 use trommel::embed::tokenise::Tokeniser;
 use trommel::embed::{EmbedOptions, Embedder, ModelFiles, ModelSource};
 use trommel::limits::EMBED_WINDOW_ROWS;
@@ -29,7 +30,13 @@ fn main() {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     let options = EmbedOptions {
         max_tokens: number("--max-tokens", 256),
-        batch_tokens: number("--batch-tokens", 4_096),
+        batch_tokens: value("--batch-tokens").map(|text| text.parse().unwrap()),
+        provider: match value("--provider").as_deref() {
+            Some("cuda") => Provider::Cuda,
+            Some("tensorrt") => Provider::TensorRt,
+            Some("auto") => Provider::Auto,
+            _ => Provider::Cpu,
+        },
         threads,
         session_bytes: number("--session-bytes", 1 << 30) as u64,
         ..EmbedOptions::default()

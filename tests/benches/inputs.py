@@ -5,6 +5,8 @@ usage: inputs.py DATA_FOLDER CACHE_FOLDER
 
 import glob
 import os
+import random
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +16,9 @@ import pyarrow.parquet as pq
 
 COPIES = 4  # of the corpus: 705 MB of text in 172 MB of Parquet
 MEMORY_ROWS = 200_000
+EDITIONS = 10  # of the corpus: 1.75 GB of text
+LEAST_JACCARD = 0.4  # of an edition's text and the first edition's
+WORD = re.compile(r"\w+")
 
 
 def default_data():
@@ -79,10 +84,46 @@ def many_texts(data, cache):
     return folder
 
 
+def edited(text, words, target, draw):
+    """The text with so many of its words (their spans) replaced, followed by another one or taken out that its word 5-grams and
+    those of the text have about the Jaccard similarity `target`: where a share e of words changes, (1 - e)^5 of the 5-grams stay."""
+    share = 1 - (2 * target / (1 + target)) ** (1 / 5)
+    pieces, end = [], 0
+    for place in sorted(draw.sample(range(len(words)), round(share * len(words)))):
+        begin, after = words[place]
+        other = text[slice(*draw.choice(words))]
+        pieces.append(text[end:begin])
+        pieces.append(draw.choice([other, f"{text[begin:after]} {other}", ""]))
+        end = after
+    pieces.append(text[end:])
+    return "".join(pieces)
+
+
+def edited_corpus(data, cache, editions=EDITIONS):
+    """Editions of the corpus: the first as it is, in each other one every text edited by a share of its words of its own."""
+    folder = cache / f"editions-{editions}"
+    if (folder / "done").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, shard in enumerate(shards(data / "corpus" / "*.parquet")):
+        table = pq.read_table(shard)
+        ids, texts = table["id"].to_pylist(), table["text"].to_pylist()
+        words = [[match.span() for match in WORD.finditer(text)] for text in texts]
+        for edition in range(editions):
+            draw = random.Random(f"edition {edition} of shard {n}")
+            if edition > 0:
+                changed = [edited(t, w, draw.uniform(LEAST_JACCARD, 1), draw) for t, w in zip(texts, words)]
+                table = table.set_column(table.schema.get_field_index("text"), "text", pa.array(changed))
+            table = table.set_column(table.schema.get_field_index("id"), "id", pa.array([f"edition{edition}/{i}" for i in ids]))
+            publish(table, folder / f"edition{edition}-{n:03}.parquet", 512)
+    (folder / "done").touch()
+    return folder
+
+
 def main():
     data = Path(sys.argv[1]) if len(sys.argv) > 1 else default_data()
     cache = Path(sys.argv[2]) if len(sys.argv) > 2 else default_cache()
-    for folder in [large_corpus(data, cache), many_texts(data, cache)]:
+    for folder in [large_corpus(data, cache), many_texts(data, cache), edited_corpus(data, cache)]:
         files = shards(folder / "*.parquet")
         rows = sum(pq.read_metadata(f).num_rows for f in files)
         text = sum(pc.sum(pc.binary_length(pq.read_table(f, columns=["text"])["text"])).as_py() for f in files)

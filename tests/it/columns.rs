@@ -56,6 +56,112 @@ fn texts_of_all_encodings_are_compared_with_each_other() {
     }
 }
 
+/// Which row of equal ones `keep: {by}` keeps: the same by `exact_dedup` and by `semantic_dedup`, in the exact order of the values.
+#[test]
+fn keep_by_a_column_is_exact_and_alike_in_all_stages() {
+    let vectors = |rows: usize| -> ArrayRef {
+        Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>((0..rows).map(|_| Some(vec![Some(1.0), Some(0.5)])), 2))
+    };
+    let run = |parts: &[ArrayRef], order: &str, semantic: bool| {
+        let corpus = Corpus::new();
+        let mut sources = Vec::new();
+        for (source, part) in parts.iter().enumerate() {
+            let texts: ArrayRef = Arc::new(StringArray::from(vec!["same"; part.len()]));
+            let batch = with_text(&format!("s{source}"), texts);
+            let columns = [
+                ("id", Arc::clone(batch.column(0))),
+                ("text", Arc::clone(batch.column(1))),
+                ("v", vectors(part.len())),
+                ("by", Arc::clone(part)),
+            ];
+            let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap();
+            crate::fixture::write_shard(&corpus.at(&format!("s{source}/a.parquet")), &batch, 2);
+            sources.push(format!("  s{source}: {{ parquet: {{ uri: s{source}, text: text, id: id }} }}"));
+        }
+        let names: Vec<String> = (0..parts.len()).map(|source| format!("s{source}")).collect();
+        let keep = format!("keep: {{ by: by, order: {order} }}");
+        let stage = if semantic {
+            format!(
+                "  - {{ id: e, input: [{}], embed: {{ from: v }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.1, {keep} }} }}",
+                names.join(", ")
+            )
+        } else {
+            format!("  - {{ id: exact, input: [{}], exact_dedup: {{ columns: [text], {keep} }} }}", names.join(", "))
+        };
+        corpus.pipeline_with(&sources.join("\n"), &stage, "parquet: { uri: out }").run(&[]).ok();
+        corpus.verify().ok();
+        let kept = corpus.kept();
+        assert_eq!(kept.len(), 1);
+        kept[0].clone()
+    };
+    let check = |parts: &[ArrayRef], least: &str, greatest: &str| {
+        for (order, wanted) in [("asc", least), ("desc", greatest)] {
+            for semantic in [false, true] {
+                let kinds: Vec<_> = parts.iter().map(|part| part.data_type().to_string()).collect();
+                assert_eq!(run(parts, order, semantic), wanted, "{kinds:?} {order} semantic: {semantic}");
+            }
+        }
+    };
+    let decimal = |values: &[Option<i128>], precision: u8, scale: i8| -> ArrayRef {
+        Arc::new(values.iter().copied().collect::<Decimal128Array>().with_precision_and_scale(precision, scale).unwrap())
+    };
+    // Doubles have 53 bits: all of these would be one.
+    let large = 12_345_678_901_234_567_890_123_456_789_i128;
+    check(&[decimal(&[Some(large), None, Some(large + 1), Some(large - 1), Some(large)], 38, 4)], "s0-3", "s0-2");
+    // Sources of different scales compare by value.
+    check(&[decimal(&[Some(large), Some(150)], 38, 2), decimal(&[Some(large * 100 + 1), Some(14_999)], 38, 4)], "s1-1", "s1-0");
+    check(&[decimal(&[Some(2)], 38, 0), decimal(&[Some(-1), Some(1)], 38, 38)], "s1-0", "s0-0");
+    check(
+        &[cast(&decimal(&[Some(3), Some(1)], 9, 0), &DataType::Decimal32(9, 0)).unwrap(), decimal(&[Some(301), Some(99)], 20, 2)],
+        "s1-1",
+        "s1-0",
+    );
+    let wide = |values: &[i128]| -> ArrayRef {
+        let values = values.iter().map(|value| Some(i256::from_i128(i128::MAX) + i256::from_i128(*value)));
+        Arc::new(values.collect::<Decimal256Array>().with_precision_and_scale(60, 10).unwrap())
+    };
+    check(&[wide(&[5, 7, 4, 6])], "s0-2", "s0-1");
+    // Nanoseconds are not cut to microseconds.
+    check(
+        &[Arc::new(TimestampNanosecondArray::from(vec![1_000_000_000_000_000_500, 1_000_000_000_000_000_400, 1_000_000_000_000_000_501]))],
+        "s0-1",
+        "s0-2",
+    );
+    check(&[Arc::new(Int64Array::from(vec![None, Some(i64::MAX - 1), Some(i64::MAX), Some(i64::MIN)]))], "s0-3", "s0-2");
+    check(&[Arc::new(arrow::array::UInt64Array::from(vec![u64::MAX, u64::MAX - 1]))], "s0-1", "s0-0");
+    check(
+        &[Arc::new(arrow::array::Float64Array::from(vec![Some(0.0), Some(-0.0), None, Some(1e300), Some(f64::NAN), Some(-1e300)]))],
+        "s0-5",
+        "s0-4",
+    );
+    check(&[Arc::new(BooleanArray::from(vec![None, Some(true), Some(false)]))], "s0-2", "s0-1");
+    check(&[Arc::new(StringArray::from(vec![None, Some("b"), Some("a"), Some("é")]))], "s0-2", "s0-3");
+    check(&[Arc::new(Date32Array::from(vec![3, -4, 9]))], "s0-1", "s0-2");
+    // Ties go to the first, nulls come last.
+    check(&[decimal(&[None, Some(1), Some(1), None], 10, 2)], "s0-1", "s0-1");
+}
+
+/// A source that two stages compare with others is read in one type for both.
+#[test]
+fn types_are_widened_over_all_stages() {
+    let corpus = Corpus::new();
+    for (source, scale) in [("s1", 2_i8), ("s2", 3), ("s3", 4)] {
+        let values: Decimal128Array = [15, 7].into_iter().map(|value| Some(value * 10_i128.pow(u32::from(scale.unsigned_abs())))).collect();
+        let prices: ArrayRef = Arc::new(values.with_precision_and_scale(10, scale).unwrap());
+        let ids: ArrayRef = Arc::new(StringArray::from(vec![format!("{source}-0"), format!("{source}-1")]));
+        let batch = RecordBatch::try_from_iter([("id", ids), ("price", prices)]).unwrap();
+        crate::fixture::write_shard(&corpus.at(&format!("{source}/a.parquet")), &batch, 2);
+    }
+    let sources = ["s1", "s2", "s3"].map(|source| format!("  {source}: {{ parquet: {{ uri: {source}, id: id }} }}")).join("\n");
+    let stages = "  - { id: x, input: [s1, s2], exact_dedup: { columns: [price], keep: { by: price } } }
+  - { id: y, input: [s2, s3], exact_dedup: { columns: [price], keep: { by: price } } }
+  - { id: end, input: [x, y], filter: { where: \"true\" } }";
+    corpus.pipeline_with(&sources, stages, "parquet: { uri: out }").run(&[]).ok();
+    // Of s2 the second branch keeps what the first drops.
+    assert_eq!(corpus.kept(), ["s1-0", "s1-1", "s2-0", "s2-1"]);
+    corpus.verify().ok();
+}
+
 /// A batch of many types; a row's values depend on its number, and every nullable column has nulls.
 fn everything(rows: usize) -> RecordBatch {
     let null = |row: usize, every: usize| row % every == every - 1;

@@ -24,7 +24,7 @@ fn it_gives_what_the_pipeline_gives() {
     assert!(corpus.at(".trommel/out").is_dir(), "the work folder lies beside the output");
     corpus.pipeline_with(
         "  corpus: { parquet: { uri: \"in/*.parquet\", text: text, id: id } }",
-        "  - { id: exact, exact_dedup: { columns: [text], normalize: [nfkc, lowercase, collapse_whitespace] } }",
+        "  - { id: exact, exact_dedup: { columns: [text], normalize: [nfkc, lowercase, collapse_whitespace] } }\n  - { id: near, minhash_dedup: { threshold: 0.8 } }",
         "parquet: { uri: \"out/\" }",
     );
     corpus.run(&["--overwrite"]).ok();

@@ -171,6 +171,30 @@ impl Corpus {
         rows.map(|row| (row.doc_id.unwrap(), row.reason.unwrap())).collect()
     }
 
+    /// Changes a text column of the lineage, by the row's place in the corpus, and makes the manifest agree with the files again.
+    pub(crate) fn edit_lineage(&self, column: &str, change: impl Fn(usize, Option<String>) -> Option<String>) {
+        let mut manifest = self.manifest();
+        let mut first = 0;
+        let names: Vec<String> =
+            manifest["inputs"].as_array().unwrap().iter().map(|input| input["lineage"].as_str().unwrap().to_owned()).collect();
+        for name in names {
+            let path = self.at("out").join(&name);
+            let batch = read_parquet(&path);
+            let place = batch.schema().index_of(column).unwrap();
+            let old = batch.column(place).as_string::<i32>();
+            let new = (0..old.len()).map(|row| change(first + row, old.is_valid(row).then(|| old.value(row).to_owned())));
+            let mut columns = batch.columns().to_vec();
+            columns[place] = Arc::new(new.collect::<StringArray>());
+            write_shard(&path, &RecordBatch::try_new(batch.schema(), columns).unwrap(), 1 << 20);
+            first += batch.num_rows();
+            let bytes = fs::read(&path).unwrap();
+            let file = manifest["files"].as_array_mut().unwrap().iter_mut().find(|file| file["path"] == name.as_str()).unwrap();
+            file["bytes"] = bytes.len().into();
+            file["blake3"] = blake3::hash(&bytes).to_string().into();
+        }
+        fs::write(self.at("out/manifest.json"), manifest.to_string()).unwrap();
+    }
+
     /// The ids of the rows in `out/data`, by file in the order of their names.
     pub(crate) fn kept(&self) -> Vec<String> {
         let mut files = Vec::new();

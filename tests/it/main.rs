@@ -7,6 +7,7 @@
 #![allow(clippy::struct_field_names, reason = "lineage rows name their columns as the files do")]
 
 mod architecture;
+mod branches;
 mod columns;
 mod dedup;
 mod doctor;
@@ -15,6 +16,7 @@ mod faults;
 mod fixture;
 mod help;
 mod init;
+mod near;
 mod pairs;
 mod row_local;
 mod run;

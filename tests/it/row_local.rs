@@ -8,7 +8,7 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
-use trommel::stages::exact_dedup::Normalize;
+use trommel::stages::policy::Normalize;
 use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
 use trommel::stages::semantic_dedup::{OnEqual, Rule};
@@ -93,7 +93,7 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(rows.len())).chain([0, rows.len()]).collect();
         cuts.sort_unstable();
         for stage in stages() {
-            let build = || stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema }).unwrap().unwrap();
+            let build = || stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema, whole: true }).unwrap().unwrap();
             let mut operator = build();
             let at_once = operator.apply(&whole).unwrap();
             let made: Vec<_> = operator.makes().iter().map(|field| field.name().clone()).collect();
@@ -123,11 +123,30 @@ fn rows_that_are_equal_are_described_alike_wherever_they_stand() {
     let (roles, id) = (Roles { text: Some("body".into()), id: None }, StageId::new("s"));
     for stage in stages() {
         // Without an id a draw is made of all columns, of which the row's number is none.
-        let made = stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema }).unwrap().unwrap().apply(&whole).unwrap();
+        let made = stage
+            .row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema, whole: true })
+            .unwrap()
+            .unwrap()
+            .apply(&whole)
+            .unwrap();
         for column in made.columns().iter().skip(1) {
             let first = format!("{:?}", column.slice(0, 1));
             assert!((1..made.num_rows()).all(|row| format!("{:?}", column.slice(row, 1)) == first), "{stage:?}");
         }
         assert!([0, 30].contains(&made.num_rows()), "{stage:?}");
+    }
+}
+
+#[test]
+fn a_row_without_an_id_is_refused_where_the_footer_denied_it() {
+    let whole = batch(&[(None, Some("t".into()), None, None), (Some("i".into()), None, None, None)], &DataType::Utf8);
+    let (schema, id) = (whole.schema(), StageId::new("s"));
+    let roles = Roles { text: Some("body".into()), id: Some("id".into()) };
+    for stage in [SampleConfig { budget: Budget::Rows(7), seed: 3 }, SampleConfig { budget: Budget::Fraction(0.5), seed: 3 }] {
+        let build = |whole| stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema, whole }).unwrap().unwrap();
+        let error = build(false).apply(&whole).unwrap_err();
+        assert!(error.report().contains("the shard's footer says that each has one"), "{}", error.report());
+        build(false).apply(&whole.slice(1, 1)).unwrap();
+        build(true).apply(&whole).unwrap();
     }
 }

@@ -262,6 +262,16 @@ fn several_sources_are_ordered_as_written_and_written_apart() {
     assert!(corpus.at("out/data/web/z.parquet").exists() && corpus.at("out/data/books/a.parquet").exists());
     assert_eq!(corpus.lineage()[2].kept, Some(("z.parquet".into(), 0)), "the first source wins");
     corpus.verify().ok();
+    // Rows are named with their source: shards of several sources may have one name.
+    let ran = |arguments: &[&str]| crate::fixture::trommel(corpus.path(), arguments);
+    let pairs = ran(&["pairs", "out"]).ok().stdout;
+    assert!(pairs.contains("books/a.parquet:0") && pairs.contains("web/z.parquet:0"), "{pairs}");
+    let why = ran(&["why", "out", "--row", "books/a.parquet:0"]).ok().stdout;
+    assert_eq!(why, ran(&["why", "out", "--row", "a.parquet:0", "--source", "books"]).ok().stdout);
+    assert!(why.contains("which duplicates\nz.parquet:0  id `w0`  source `web`"), "{why}");
+    corpus.edit_lineage("kept_doc_id", |_, old| old.map(|_| "nobody".into()));
+    let said = corpus.verify();
+    assert!(said.code == 4 && said.stdout.contains("row=`books/a.parquet:0` names row=`web/z.parquet:0`"), "{}", said.stdout);
 }
 
 #[test]
@@ -322,7 +332,118 @@ fn limit_rows_reads_the_first_rows_alone() {
     repeated(&corpus);
     corpus.pipeline(EXACT).run(&["--limit-rows", "50"]).ok();
     assert_eq!(corpus.manifest()["rows"]["input"], 50);
+    assert_eq!(corpus.manifest()["plan"]["limit_rows"], 50);
     corpus.verify().ok();
+    let run = |more: &[&str]| {
+        corpus.run(&[more, &["--overwrite"]].concat()).ok();
+        let manifest = corpus.manifest();
+        (manifest["run_id"].clone(), manifest["plan"].get("limit_rows").cloned(), corpus.tree_hash())
+    };
+    let (limited, full) = (run(&["--limit-rows", "1000000"]), run(&[]));
+    // The limit is said, and is part of the run's id, even where it cuts nothing off.
+    assert_eq!((&limited.1, &full.1), (&Some(1_000_000.into()), &None));
+    assert_ne!(limited.0, full.0);
+    assert_eq!((run(&["--limit-rows", "1000000"]), run(&[])), (limited, full));
+}
+
+#[test]
+fn a_row_that_a_filter_fails_on_is_named() {
+    let corpus = Corpus::new();
+    let mut rows = vec!["7"; 5000];
+    rows[3210] = "0";
+    rows[4000] = "0";
+    rows[17] = "skipped";
+    corpus.shard("a.parquet", &[Some("1"), None]);
+    corpus.batch("b.parquet", &texts("b", &rows.into_iter().map(Some).collect::<Vec<_>>()), 1000);
+    let stages = "  - { id: digits, filter: { where: \"text <> 'skipped'\" } }\n  - { id: big, filter: { where: \"10 / cast(text as bigint) > 0\" } }";
+    corpus.pipeline(stages);
+    for batch in ["1", "1000", "8192"] {
+        let said = corpus.run(&["--batch-rows", batch, "--threads", "1"]).failed(3);
+        assert!(said.contains("stage `big` failed row=`3210` source=`c`") && said.contains("b.parquet"), "{said}");
+        assert!(said.contains("Divide by zero") && said.contains("hint: guard the expression"), "{said}");
+    }
+}
+
+/// Rows whose id is null are drawn by all that they hold: some of them are kept, whatever the shards and their statistics are.
+#[test]
+fn rows_without_an_id_are_sampled_by_content() {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use parquet::file::properties::{EnabledStatistics, WriterProperties};
+    use std::sync::Arc;
+    let batch = |rows: std::ops::Range<i64>| {
+        let ids = StringArray::from_iter(rows.clone().map(|row| (row % 2 == 0).then(|| format!("id {row}"))));
+        let columns: [(&str, ArrayRef); 3] = [
+            ("id", Arc::new(ids)),
+            ("text", Arc::new(StringArray::from_iter_values(rows.clone().map(|row| format!("text {row}"))))),
+            ("n", Arc::new(Int64Array::from_iter_values(rows))),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
+    };
+    let write = |corpus: &Corpus, name: &str, batch: &RecordBatch, statistics: bool| {
+        let statistics = if statistics { EnabledStatistics::Chunk } else { EnabledStatistics::None };
+        let properties = WriterProperties::builder().set_statistics_enabled(statistics).set_max_row_group_row_count(Some(60)).build();
+        fs::create_dir_all(corpus.at("in")).unwrap();
+        let file = fs::File::create(corpus.at("in").join(name)).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+        writer.write(batch).unwrap();
+        writer.close().unwrap();
+    };
+    // The rows kept, by their number in the whole.
+    let kept = |corpus: &Corpus, id: &str, budget: &str| -> Vec<i64> {
+        let source = format!("  c: {{ parquet: {{ uri: \"in/\", text: text{id} }} }}");
+        corpus.pipeline_with(&source, &format!("  - {{ id: s, sample: {{ {budget}, seed: 5 }} }}"), "parquet: { uri: out }");
+        corpus.run(&["--overwrite"]).ok();
+        corpus.verify().ok();
+        let mut files = Vec::new();
+        crate::fixture::list(&corpus.at("out/data"), &mut files);
+        let numbers = |path: &std::path::PathBuf| {
+            let batch = read_parquet(path);
+            let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column_by_name("n").unwrap());
+            numbers.values().to_vec()
+        };
+        let mut all: Vec<i64> = files.iter().flat_map(numbers).collect();
+        all.sort_unstable();
+        all
+    };
+    for budget in ["keep_fraction: 0.25", "keep_rows: 100"] {
+        let mut samples = BTreeSet::new();
+        let mut by_content = BTreeSet::new();
+        for (shards, statistics) in [(1, true), (1, false), (8, true), (8, false)] {
+            let corpus = Corpus::new();
+            for shard in 0..shards {
+                write(&corpus, &format!("{shard}.parquet"), &batch(shard * 400 / shards..(shard + 1) * 400 / shards), statistics);
+            }
+            samples.insert(kept(&corpus, ", id: id", budget));
+            by_content.insert(kept(&corpus, "", budget));
+        }
+        assert_eq!((samples.len(), by_content.len()), (1, 1), "{budget}");
+        let without = |rows: &BTreeSet<Vec<i64>>| rows.iter().flatten().copied().filter(|row| row % 2 == 1).collect::<Vec<i64>>();
+        let found = without(&samples);
+        assert!((30..70).contains(&found.len()), "some of 200 rows without an id: {found:?}");
+        if budget.starts_with("keep_fraction") {
+            assert_eq!(found, without(&by_content), "as where the source declares no id");
+        }
+    }
+    // A shard whose footer counts no null is read for its ids alone, and so is one that can have none.
+    let reads = |corpus: &Corpus| {
+        let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+        corpus.pipeline_with(source, "  - { id: s, sample: { keep_rows: 3 } }", "parquet: { uri: out }");
+        let plan = crate::fixture::trommel(corpus.path(), &["plan", "p.yaml", "--quiet", "--format", "json"]).ok().stdout;
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        plan["phases"][0]["reads"].as_str().unwrap().to_owned()
+    };
+    let corpus = Corpus::new();
+    let whole = batch(0..100);
+    let ids = arrow::array::BooleanArray::from_iter((0..100).map(|row| Some(row % 2 == 0)));
+    let sound = arrow::compute::filter_record_batch(&whole, &ids).unwrap();
+    write(&corpus, "a.parquet", &sound, true);
+    assert_eq!(reads(&corpus), "c: id");
+    write(&corpus, "b.parquet", &sound, false);
+    assert_eq!(reads(&corpus), "c: id; all columns of 1 of 2 shards");
+    fs::remove_file(corpus.at("in/a.parquet")).unwrap();
+    assert_eq!(reads(&corpus), "c: all columns");
+    corpus.shard("b.parquet", &[Some("required ids")]);
+    assert_eq!(reads(&corpus), "c: id");
 }
 
 #[test]

@@ -328,6 +328,35 @@ fn one_cell_equals_brute_force_for_any_keep_order() {
     }
 }
 
+/// Seeds S1, check 7, through a run: with few rows all of them are looked at, and eta is that of all pairs.
+#[test]
+fn eta_of_a_run_equals_brute_force() {
+    use trommel::vector::{KMeans, Vectors, normalise, similarity};
+    let base = random_vectors(20, 4, 3);
+    let noise = random_vectors(120, 4, 4);
+    let rows: Vec<Vec<f64>> = (0..120).map(|row| base[row * 7 % 20].iter().zip(&noise[row]).map(|(x, e)| x + 0.3 * e).collect()).collect();
+    let corpus = corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>(), 50);
+    let sink = "parquet: { uri: out, write: annotate, add: [v] }";
+    corpus.pipeline_with(SOURCE, &near("epsilon: 0.1, k: 4"), sink).run(&["--overwrite"]).ok();
+    // The vectors as the program holds them: where centroids start depends on each bit.
+    let made = ["000", "001", "002"].map(|shard| read_parquet(&corpus.at(&format!("out/data/{shard}.parquet"))));
+    let made = made.iter().flat_map(|batch| {
+        let lists = batch.column_by_name("v").unwrap().as_fixed_size_list().clone();
+        lists.values().as_primitive::<Float32Type>().values().to_vec()
+    });
+    let mut data: Vec<f32> = made.collect();
+    data.chunks_mut(4).for_each(|row| assert!(normalise(row)));
+    let vectors = Vectors::try_new(data, 4).unwrap();
+    let (cells, _) = KMeans::fit(vectors.matrix(), 4, 20, &Random::new(1234, "semantic")).unwrap().assign(vectors.matrix());
+    let pairs = (0..120).flat_map(|a| (0..120).map(move |b| (a, b)));
+    let near: Vec<(usize, usize)> = pairs.filter(|(a, b)| a != b && similarity(vectors.row(*a), vectors.row(*b)) > 1.0 - 0.1).collect();
+    let within = near.iter().filter(|(a, b)| cells[*a] == cells[*b]).count();
+    assert!(within < near.len() && within > 0);
+    let found = report(&corpus, "semantic")["efficiency"].clone();
+    assert_eq!(found["eta_percent"], json!(100.0 * within as f64 / near.len() as f64));
+    assert_eq!((&found["pairs_within"], &found["pairs_near"], &found["rows"]), (&json!(within), &json!(near.len()), &json!(120)));
+}
+
 #[test]
 fn prototypes_meet_their_budget_exactly() {
     let mut rows: Vec<Vector> = random_vectors(190, 3, 17).into_iter().map(Some).collect();

