@@ -107,7 +107,9 @@ fn data_prep_kit_keeps_what_it_keeps_of_its_test_data() {
         shingler.shingles(text, &mut shingles);
         assert!(sketcher.keys(&shingles, &mut keys));
         signatures.insert(*id, sketcher.signature().to_vec());
-        keys.into_iter().for_each(|key| buckets.entry(key).or_default().push((std::cmp::Reverse(text.chars().count()), *id)));
+        for key in keys {
+            buckets.entry(key).or_default().push((std::cmp::Reverse(text.chars().count()), *id));
+        }
     }
     let mut removed = BTreeSet::new();
     for bucket in buckets.values_mut() {
