@@ -2,8 +2,55 @@
 
 /// Makes a set of hashes: sorted, each once.
 pub fn to_set(shingles: &mut Vec<u64>) {
-    shingles.sort_unstable();
+    if !spread(shingles) {
+        shingles.sort_unstable();
+    }
     shingles.dedup();
+}
+
+/// Hashes for which spreading pays.
+const SPREAD: std::ops::Range<usize> = 64..1 << 20;
+/// Hashes of one bucket up to which spreading pays.
+const MOST_IN_BUCKET: u32 = 64;
+
+/// Sorts hashes in linear time, as far as they are spread evenly over all 64 bits: one bucket of their upper bits for each, then an
+/// insertion sort that moves each a few places. False, and nothing is done, where there are too few, too many, or too many in one
+/// bucket (repeats, or hashes of 32 bits).
+fn spread(hashes: &mut [u64]) -> bool {
+    if !SPREAD.contains(&hashes.len()) {
+        return false;
+    }
+    let bits = hashes.len().ilog2();
+    let bucket = |hash: u64| (hash >> (u64::BITS - bits)) as usize;
+    let mut ends = vec![0_u32; 1 << bits];
+    for hash in &*hashes {
+        ends[bucket(*hash)] += 1;
+    }
+    let mut end = 0;
+    for count in &mut ends {
+        if *count > MOST_IN_BUCKET {
+            return false;
+        }
+        end += *count;
+        *count = end;
+    }
+    let mut sorted = vec![0_u64; hashes.len()];
+    for hash in &*hashes {
+        let place = &mut ends[bucket(*hash)];
+        *place -= 1;
+        sorted[*place as usize] = *hash;
+    }
+    for at in 1..sorted.len() {
+        let hash = sorted[at];
+        let mut place = at;
+        while place > 0 && sorted[place - 1] > hash {
+            sorted[place] = sorted[place - 1];
+            place -= 1;
+        }
+        sorted[place] = hash;
+    }
+    hashes.copy_from_slice(&sorted);
+    true
 }
 
 /// The Jaccard similarity of two sets as [`to_set`] makes them. Of two empty sets it is 0: empty texts never match.
@@ -92,6 +139,18 @@ mod tests {
             (a, b)
         });
         prop_oneof![near, (list.clone(), list)]
+    }
+
+    proptest! {
+        /// Of any size, evenly spread, clustered or repeated.
+        #[test]
+        fn sets_are_sorted_and_each_hash_stands_once(seed in any::<u64>(), length in 0_usize..2000, distinct in 1_u64..4000, shift in 0_u32..64) {
+            let hash = |number: u64| number.wrapping_add(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> shift;
+            let mut hashes: Vec<u64> = (0..length as u64).map(|number| hash(number.wrapping_mul(seed | 1) % distinct)).collect();
+            let expected: std::collections::BTreeSet<u64> = hashes.iter().copied().collect();
+            to_set(&mut hashes);
+            prop_assert!(hashes.into_iter().eq(expected));
+        }
     }
 
     proptest! {
