@@ -122,7 +122,7 @@ struct Bucket {
 pub fn compare_in_buckets<R>(
     rows: Buckets<'_>,
     bounds: Bounds,
-    rule: Rule<'_, R>,
+    rule: &mut Rule<'_, R>,
     similarity: &mut impl Similarity,
     mut stop: impl FnMut() -> Result<()>,
 ) -> Result<Effort> {
@@ -232,9 +232,9 @@ mod tests {
     fn star(buckets: &[Vec<u32>], table: &[Vec<f64>], minimum: f64, bounds: Bounds) -> (Vec<Option<Dropped>>, Effort) {
         let (starts, numbers) = flatten(buckets);
         let mut star = Star::new(table.len(), &[Threshold::new(minimum, OnEqual::Drop)]);
-        let rule = Rule { rule: &mut star, wants: Star::wants, offer: Star::offer, decide: Star::decide };
+        let mut rule = Rule { rule: &mut star, wants: Star::wants, offer: Star::offer, decide: Star::decide };
         let rows = Buckets { starts: &starts, numbers: &numbers };
-        let effort = compare_in_buckets(rows, bounds, rule, &mut Table(table, minimum), || Ok(())).unwrap();
+        let effort = compare_in_buckets(rows, bounds, &mut rule, &mut Table(table, minimum), || Ok(())).unwrap();
         (star.finish().remove(0), effort)
     }
 
@@ -290,9 +290,9 @@ mod tests {
             let minimum = f64::from(tenths) / 10.0;
             let (starts, numbers) = flatten(&buckets);
             let mut components = Components::new(table.len(), &[Threshold::new(minimum, OnEqual::Drop)]);
-            let rule = Rule { rule: &mut components, wants: Components::wants, offer: Components::offer, decide: Components::decide };
+            let mut rule = Rule { rule: &mut components, wants: Components::wants, offer: Components::offer, decide: Components::decide };
             let rows = Buckets { starts: &starts, numbers: &numbers };
-            compare_in_buckets(rows, NO_BOUNDS, rule, &mut Table(&table, minimum), || Ok(())).unwrap();
+            compare_in_buckets(rows, NO_BOUNDS, &mut rule, &mut Table(&table, minimum), || Ok(())).unwrap();
             let mut labels: Vec<u32> = (0..table.len() as u32).collect();
             for _ in 0..table.len() {
                 for row in 0..table.len() {

@@ -336,7 +336,7 @@ impl Runtime {
                     "check it with `python -c 'import onnx; onnx.checker.check_model(\"model.onnx\")'`, or export it again",
                 ))?;
                 let ports = (session.inputs().iter().map(port).collect(), session.outputs().iter().map(port).collect());
-                let bound = provider.is_gpu().then(|| Bound::new(&session, AllocationDevice::CUDA_PINNED)).transpose();
+                let bound = provider.is_gpu().then(|| Bound::new(&session, AllocationDevice::CUDA_PINNED).map(Box::new)).transpose();
                 let bound = bound
                     .context(Kind::Model, || "cannot allocate pinned memory".into())
                     .map_err(unusable("check what else runs on the GPU (`nvidia-smi`), or set `provider: cpu`"))?;
@@ -409,7 +409,7 @@ fn port(outlet: &Outlet) -> Port {
 #[derive(Debug)]
 enum Graph {
     /// Bound where tensors lie in memory of the device's own; else they are read where they are.
-    OnnxRuntime(ort::session::Session, Option<Bound>),
+    OnnxRuntime(ort::session::Session, Option<Box<Bound>>),
     Tract(tract::Graph),
 }
 
@@ -458,7 +458,7 @@ impl Session {
     #[cfg(test)]
     pub(super) fn bind(&mut self) {
         if let Graph::OnnxRuntime(session, bound) = &mut self.graph {
-            *bound = Some(Bound::new(session, AllocationDevice::CPU).unwrap());
+            *bound = Some(Box::new(Bound::new(session, AllocationDevice::CPU).unwrap()));
         }
     }
 

@@ -147,7 +147,7 @@ mod tests {
         fn sets_are_sorted_and_each_hash_stands_once(seed in any::<u64>(), length in 0_usize..2000, distinct in 1_u64..4000, shift in 0_u32..64) {
             let hash = |number: u64| number.wrapping_add(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> shift;
             let mut hashes: Vec<u64> = (0..length as u64).map(|number| hash(number.wrapping_mul(seed | 1) % distinct)).collect();
-            let expected: std::collections::BTreeSet<u64> = hashes.iter().copied().collect();
+            let expected: BTreeSet<u64> = hashes.iter().copied().collect();
             to_set(&mut hashes);
             prop_assert!(hashes.into_iter().eq(expected));
         }

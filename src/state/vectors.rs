@@ -88,11 +88,11 @@ mod tests {
     use arrow::datatypes::FieldRef;
     use proptest::prelude::*;
 
-    fn table(kind: DataType, size: i32, bits: &[u16], valid: &[bool]) -> RecordBatch {
+    fn table(kind: &DataType, size: i32, bits: &[u16], valid: &[bool]) -> RecordBatch {
         let halves: ArrayRef = Arc::new(Float16Array::from_iter_values(bits.iter().map(|bits| f16::from_bits(*bits))));
         let item: FieldRef = Arc::new(Field::new("item", kind.clone(), false));
         let nulls = NullBuffer::from(valid.to_vec());
-        let list = FixedSizeListArray::new(item, size, cast(&halves, &kind).unwrap(), Some(nulls));
+        let list = FixedSizeListArray::new(item, size, cast(&halves, kind).unwrap(), Some(nulls));
         RecordBatch::try_from_iter_with_nullable([("v", Arc::new(list) as ArrayRef, true)]).unwrap()
     }
 
@@ -105,7 +105,7 @@ mod tests {
         ) {
             let bits: Vec<u16> = rows.iter().flat_map(|(bits, _)| *bits).collect();
             let valid: Vec<bool> = rows.iter().map(|(_, valid)| *valid).collect();
-            let batch = table(if half { DataType::Float16 } else { DataType::Float32 }, 3, &bits, &valid);
+            let batch = table(if half { &DataType::Float16 } else { &DataType::Float32 }, 3, &bits, &valid);
             let skip = skip.min(rows.len() - 1);
             let batch = batch.slice(skip, rows.len() - skip);
             let folder = tempfile::tempdir().unwrap();

@@ -58,7 +58,7 @@ fn families(seed: u64, families: usize) -> Vec<String> {
     for _ in 0..families {
         let length = 20 + draws.below(200);
         let first = page(&mut draws, length);
-        for _ in 0..1 + draws.below(6) {
+        for _ in 0..=draws.below(6) {
             let edits = draws.below(1 + length / 15);
             let words = edited(&mut draws, &first, edits);
             let text = words.join(if draws.below(4) == 0 { "  \n" } else { " " });

@@ -163,8 +163,8 @@ impl MinhashDedup {
         let (results, effort) = match self.config.rule {
             Rule::Star => {
                 let mut star = Star::new(members.len(), thresholds);
-                let rule = cluster::Rule { rule: &mut star, wants: Star::wants, offer: Star::offer, decide: Star::decide };
-                let effort = compare_in_buckets(buckets, BOUNDS, rule, &mut pairs, stop)?;
+                let mut rule = cluster::Rule { rule: &mut star, wants: Star::wants, offer: Star::offer, decide: Star::decide };
+                let effort = compare_in_buckets(buckets, BOUNDS, &mut rule, &mut pairs, stop)?;
                 (star.finish(), effort)
             }
             Rule::Components => {
@@ -174,9 +174,9 @@ impl MinhashDedup {
                     (1..members.len() as u32).for_each(|row| rule.offer(row, 0, 1.0));
                     Effort::default()
                 } else {
-                    let rule =
+                    let mut rule =
                         cluster::Rule { rule: &mut rule, wants: Components::wants, offer: Components::offer, decide: Components::decide };
-                    compare_in_buckets(buckets, BOUNDS, rule, &mut pairs, stop)?
+                    compare_in_buckets(buckets, BOUNDS, &mut rule, &mut pairs, stop)?
                 };
                 let (pairs, failure) = (RefCell::new(&mut pairs), RefCell::new(None));
                 let results = rule.finish(|a, b| {

@@ -292,14 +292,12 @@ fn read_shingle(fields: &Fields<'_>, out: &mut Diagnostics) -> Shingle {
     let Some(map) = fields.map("shingle", SHINGLE) else { return default };
     let units = [("words", Unit::Words), ("chars", Unit::Chars), ("bytes", Unit::Bytes)];
     let given: Vec<_> = units.into_iter().filter(|(key, _)| map.has(key)).collect();
-    match given.as_slice() {
-        [(key, unit)] => map.int(key).and_then(|size| usize::try_from(size).ok()).map_or(default, |size| Shingle { unit: *unit, size }),
-        _ => {
-            let message = if given.is_empty() { "no unit is named" } else { "a shingle has one unit" };
-            fields.problem(out, "shingle", message, Some("say one of `words`, `chars`, `bytes`, such as `shingle: {words: 5}`".into()));
-            default
-        }
+    if let [(key, unit)] = given.as_slice() {
+        return map.int(key).and_then(|size| usize::try_from(size).ok()).map_or(default, |size| Shingle { unit: *unit, size });
     }
+    let message = if given.is_empty() { "no unit is named" } else { "a shingle has one unit" };
+    fields.problem(out, "shingle", message, Some("say one of `words`, `chars`, `bytes`, such as `shingle: {words: 5}`".into()));
+    default
 }
 
 impl Stage for MinhashDedupConfig {

@@ -171,7 +171,9 @@ fn confine(keys: &mut [u64], group: Option<&str>) {
     low.copy_from_slice(&hash.as_bytes()[..8]);
     let low = u64::from_le_bytes(low);
     // The keys are hashes already: another bijection for each group.
-    keys.iter_mut().for_each(|key| *key ^= low);
+    for key in keys {
+        *key ^= low;
+    }
 }
 
 /// Makes the shingles of the rows that the barrier names.
@@ -180,7 +182,7 @@ pub(super) struct Shingles {
     row: usize,
     output: SchemaRef,
     shingler: Shingler,
-    shingles: Vec<u64>,
+    made: Vec<u64>,
 }
 
 impl Shingles {
@@ -192,7 +194,7 @@ impl Shingles {
             row: row_column(cx)?,
             output: row_schema(&fields),
             shingler: shingler(config),
-            shingles: Vec::new(),
+            made: Vec::new(),
         })
     }
 }
@@ -207,8 +209,8 @@ impl RowLocal for Shingles {
         let mut lists = ListBuilder::new(UInt64Builder::new());
         for text in texts.iter() {
             if let Some(text) = text {
-                self.shingler.shingles(text, &mut self.shingles);
-                lists.values().append_slice(&self.shingles);
+                self.shingler.shingles(text, &mut self.made);
+                lists.values().append_slice(&self.made);
             }
             lists.append(true);
         }

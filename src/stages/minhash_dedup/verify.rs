@@ -164,12 +164,11 @@ impl Similarity for Pairs<'_> {
     fn of(&mut self, later: u32, earlier: u32, shared: u32) -> Result<Found> {
         let Some(compared) = self.compared else { return Ok(Found::Similar(f64::from(shared) / f64::from(self.bands))) };
         self.load(compared, later)?;
-        let earlier = match self.held.get(&earlier) {
-            Some(numbers) => numbers,
-            None => {
-                compared.read(self.members[earlier as usize], &mut self.bytes, &mut self.other)?;
-                &self.other
-            }
+        let earlier = if let Some(numbers) = self.held.get(&earlier) {
+            numbers
+        } else {
+            compared.read(self.members[earlier as usize], &mut self.bytes, &mut self.other)?;
+            &self.other
         };
         let found = if compared.sets {
             jaccard_at_least(&self.current.1.set, &earlier.set, (self.minimum - NEAR).max(0.0))
