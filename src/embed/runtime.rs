@@ -329,7 +329,10 @@ impl Runtime {
                 let mut builder = onnxruntime_options(environment, provider).map_err(|error| {
                     let error = Error::model(format!("cannot set up the provider provider=`{}` model=`{name}`", provider.as_str()))
                         .caused_by(error);
-                    error.hint("check the driver and the CUDA and cuDNN libraries (`trommel doctor`), or set `provider: auto` or `cpu`")
+                    error.hint(
+                        "check the driver and the CUDA and cuDNN libraries (`trommel doctor`; pip's stand in site-packages/nvidia/*/lib, which \
+                         LD_LIBRARY_PATH must name), or set `provider: auto` or `cpu`",
+                    )
                 })?;
                 let session = builder.commit_from_memory(files.model()).context(Kind::Model, || "ONNX Runtime does not run it".into());
                 let session = session.map_err(unusable(

@@ -76,7 +76,9 @@ impl Tokeniser {
     /// # Errors
     /// [`Kind::Model`]: the tokenizer cannot encode the text (it has no unknown token, say).
     pub fn encode(&self, text: &str) -> Result<Tokens> {
-        let mut ids = self.before.clone();
+        // Room for a token in four bytes: seldom too little, never much.
+        let mut ids = Vec::with_capacity(self.before.len() + self.limit.min(text.len() / 4) + self.after.len() + 1);
+        ids.extend(&self.before);
         match &self.fast {
             Some(fast) => fast.encode(text, self.before.len() + self.limit, &mut ids, |part, ids| self.whole(part, ids))?,
             None => self.prefix(text, &mut ids)?,
@@ -95,7 +97,10 @@ impl Tokeniser {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_all(&self, texts: &[Option<String>]) -> Result<Vec<Option<Tokens>>> {
-        texts.par_iter().with_min_len(16).map(|text| text.as_deref().map(|text| self.encode(text)).transpose()).collect()
+        let encode = |text: &Option<String>| text.as_deref().map(|text| self.encode(text)).transpose();
+        // Each thread writes its results where they belong; collecting into a `Result` at once would gather lists of them.
+        let made: Vec<Result<Option<Tokens>>> = texts.par_iter().with_min_len(16).map(encode).collect();
+        made.into_iter().collect()
     }
 
     /// Appends the tokens of as much of the text as settles the first `limit`: a tokenizer takes far more memory than its text.

@@ -16,6 +16,10 @@ use trommel::embed::tokenise::Tokeniser;
 use trommel::embed::{EmbedOptions, Embedder, ModelFiles, ModelSource};
 use trommel::limits::EMBED_WINDOW_ROWS;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let value = |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)).cloned();
@@ -68,9 +72,8 @@ fn main() {
         let mut tokens = 0;
         let sink = |window: trommel::embed::Embedded| {
             tokens += window.tokens;
-            for value in window.vectors {
-                hasher.update(&value.to_le_bytes());
-            }
+            let bytes: Vec<u8> = window.vectors.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hasher.update(&bytes);
             Ok(())
         };
         embedder.run(windows, sink).unwrap();
