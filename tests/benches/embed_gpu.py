@@ -3,12 +3,13 @@
 usage: embed_gpu.py MODEL_FOLDER [--trommel PATH] [--onnxruntime PATH] [--bench PATH] [--cache FOLDER] [--short 1000000] [--long 100000]
        (pip install pyarrow numpy tokenizers torch transformers [sentence-transformers] onnxruntime-gpu)
 
-MODEL_FOLDER: `python tests/models/minilm_to_onnx.py MODEL_FOLDER --half` (model.onnx, model_half.onnx, tokenizer.json), and for PyTorch `config.json` and
-`model.safetensors` of the same model beside them. CUDA's and cuDNN's libraries must be found by the loader (LD_LIBRARY_PATH).
+MODEL_FOLDER: `python tests/models/minilm_to_onnx.py MODEL_FOLDER --half`. CUDA's and cuDNN's libraries must be found by the loader (LD_LIBRARY_PATH).
 
 Texts are made of the tokenizer's own words from a seed: short ones of 12 to 20 tokens, long ones of up to 512. trommel's seconds are those of the embed
 stage as run.json states them: reading the column, tokenising, inference, vectors written as f16. PyTorch gets all texts in memory, tokenises them with all cores,
-sorts them by length and packs them to the same token budget; its vectors stay in memory. The busy share is nvidia-smi's, over the seconds measured.
+sorts them by length and packs them to the same token budget, one step after the other, so that the model's own time is known; its vectors stay in
+memory. Its attention is not cuDNN's, which PyTorch prefers on an H100 but which plans anew for each shape (measured on an H200: 42 s of model time for
+100,000 long texts instead of 9 s). The busy share is nvidia-smi's, over the seconds measured.
 Vectors are compared with those of trommel's CPU provider and the fp32 model.
 """
 
@@ -32,7 +33,7 @@ sources:
   bench: {{ parquet: {{ uri: {uri}, text: text, id: id }} }}
 stages:
   - id: vectors
-    embed: {{ model: {{ path: {model}, tokenizer: {tokenizer} }}, provider: {provider}, max_tokens: {limit}, precision: {precision}{more} }}
+    embed: {{ model: {{ path: {model}, tokenizer: {tokenizer} }}, provider: {provider}, max_tokens: {limit}, precision: {precision} }}
   - id: all_rows
     prototypes: {{ keep_fraction: 1.0, k: 1 }}
 sink: {{ parquet: {{ uri: {out} }} }}
@@ -40,10 +41,11 @@ work: {{ uri: {work} }}
 """
 
 TORCH = r"""
-import json, sys, threading, time
+import itertools, json, sys, time
 import numpy as np, pyarrow.parquet as pq, torch
 from tokenizers import Tokenizer
-folder, source, limit, budget, kept, save, encode_rows = *sys.argv[1:3], *map(int, sys.argv[3:6]), sys.argv[6], int(sys.argv[7])
+folder, source, limit, budget, kept, save, encode_rows, cudnn = *sys.argv[1:3], *map(int, sys.argv[3:6]), sys.argv[6], *map(int, sys.argv[7:9])
+torch.backends.cuda.enable_cudnn_sdp(bool(cudnn))
 from transformers import AutoModel
 model = AutoModel.from_pretrained(folder, dtype=torch.float16, attn_implementation="sdpa").cuda().eval()
 texts = pq.read_table(source, columns=["text"])["text"].to_pylist()
@@ -57,42 +59,53 @@ def pooled(ids, mask):
     mean = (states * mask).sum(1, dtype=torch.float32) / mask.sum(1)
     return torch.nn.functional.normalize(mean, dim=1)
 
-def run(lists, budget):
-    lengths = np.array([len(l) for l in lists])
+def batches(lists):
+    # Batches of like length within the budget: padded ids and masks in pinned memory, and the order of the rows.
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    flat = np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     order = np.argsort(lengths, kind="stable")
-    out = torch.empty((len(lists), 384), dtype=torch.float16, pin_memory=True)
-    place = 0
+    place, made = 0, []
     while place < len(order):
         end = place + 1
         while end < len(order) and lengths[order[end]] * (end - place + 1) <= budget:
             end += 1
-        rows, width = order[place:end], int(lengths[order[end - 1]])
-        ids = np.zeros((len(rows), width), np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : lengths[row]] = lists[row]
-        mask = (np.arange(width) < lengths[rows][:, None]).astype(np.int64)
-        ids, mask = (torch.from_numpy(x).pin_memory().cuda(non_blocking=True) for x in (ids, mask))
-        out[place:end].copy_(pooled(ids, mask), non_blocking=True)
+        rows, steps = order[place:end], np.arange(lengths[order[end - 1]])
+        mask = steps < lengths[rows][:, None]
+        ids = np.where(mask, flat[np.minimum(starts[rows][:, None] + steps, len(flat) - 1)], 0)
+        made.append((torch.from_numpy(ids).pin_memory(), torch.from_numpy(mask.astype(np.int64)).pin_memory()))
         place = end
+    return made, order, int(lengths.sum())
+
+def encode(lists):
+    # Vectors as halves on the host in row order, tokens, and the seconds of building batches, of copying them over, of the model, and of copying back.
+    marks = [time.monotonic()]
+    made, order, tokens = batches(lists)
+    marks.append(time.monotonic())
+    made = [(ids.cuda(non_blocking=True), mask.cuda(non_blocking=True)) for ids, mask in made]
     torch.cuda.synchronize()
-    vectors = torch.empty_like(out)
-    vectors[torch.from_numpy(order)] = out
-    return vectors, int(lengths.sum())
+    marks.append(time.monotonic())
+    print("model", flush=True)
+    parts = [pooled(ids, mask).half() for ids, mask in made]
+    torch.cuda.synchronize()
+    marks.append(time.monotonic())
+    print("model ends", flush=True)
+    sorted_vectors = torch.cat(parts).cpu()
+    vectors = torch.empty_like(sorted_vectors)
+    vectors[torch.from_numpy(order)] = sorted_vectors
+    marks.append(time.monotonic())
+    return vectors, tokens, [later - earlier for earlier, later in zip(marks, marks[1:])]
 
 with torch.inference_mode():
-    run([e.ids for e in tokenizer.encode_batch(texts[:4000])], budget)
-    print("begin", flush=True)
+    encode([e.ids for e in tokenizer.encode_batch(texts[:4000])])
     begin = time.monotonic()
     lists = []
     for start in range(0, len(texts), 50_000):
         lists.extend(e.ids for e in tokenizer.encode_batch(texts[start : start + 50_000]))
-    between = time.monotonic()
-    print("tokenised", flush=True)
-    vectors, tokens = run(lists, budget)
-    end = time.monotonic()
-    print("end", flush=True)
+    tokenised = time.monotonic() - begin
+    vectors, tokens, (build, over, infer, back) = encode(lists)
 np.save(save, vectors[:kept].numpy())
-said = {"tokenise": between - begin, "infer": end - between, "tokens": tokens, "torch": torch.__version__, "device": torch.cuda.get_device_name()}
+said = {"tokenise": tokenised, "build": build, "copy": over + back, "infer": infer, "tokens": tokens, "torch": torch.__version__, "device": torch.cuda.get_device_name()}
 if encode_rows:
     try:
         from sentence_transformers import SentenceTransformer, __version__ as version
@@ -174,7 +187,7 @@ class Busy:
         return best
 
 
-def run_trommel(options, source, provider, file, limit, rows=None, budget=None):
+def run_trommel(options, source, provider, file, limit, rows=None, precision=None):
     """(seconds of the embed stage, of the process, busy share, tokens, vectors of the first rows as float32)"""
     scratch = options.cache / "gpu-runs"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -183,9 +196,8 @@ def run_trommel(options, source, provider, file, limit, rows=None, budget=None):
         shutil.rmtree(folder, ignore_errors=True)
     fields = {"uri": source, "out": out, "work": work, "model": options.model / file, "tokenizer": options.model / "tokenizer.json"}
     quoted = {name: json.dumps(str(Path(value).absolute())) for name, value in fields.items()}
-    precision = "f16" if provider == "cuda" else "f32"
-    more = f", batch_tokens: {budget}" if budget else ""
-    pipeline.write_text(PIPELINE.format(provider=provider, limit=limit, precision=precision, more=more, **quoted))
+    precision = precision or ("f16" if provider == "cuda" else "f32")
+    pipeline.write_text(PIPELINE.format(provider=provider, limit=limit, precision=precision, **quoted))
     command = [options.trommel, "run", str(pipeline), "--threads", str(options.threads)]
     command += ["--onnxruntime", options.onnxruntime] if options.onnxruntime else []
     command += ["--limit-rows", str(rows)] if rows else []
@@ -202,17 +214,21 @@ def run_trommel(options, source, provider, file, limit, rows=None, budget=None):
     vectors = []
     for batch in pq.ParquetFile(table).iter_batches(batch_size=options.check, columns=["trommel_vector"]):
         column = batch.column(0)
-        flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        vectors = flat.reshape(-1, column.type.list_size)[: options.check]
+        if pa.types.is_fixed_size_binary(column.type):
+            vectors = np.stack([np.frombuffer(row, "<f2") for row in column.to_pylist()]).astype(np.float32)
+        else:
+            vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
         break
     return phase["seconds"], whole, busy.busiest(phase["seconds"]), receipt["facts"]["tokens"], vectors
 
 
 def run_torch(options, source, limit, save):
     """What the child says, and the busy share of its inference."""
-    arguments = [str(options.model), str(source), str(limit), str(options.batch_tokens), str(options.check), str(save), str(options.encode)]
+    arguments = [str(options.model), str(source), str(limit), str(options.batch_tokens), str(options.check), str(save), str(options.encode), str(int(options.cudnn))]
     with Busy() as busy:
-        child = subprocess.Popen([sys.executable, "-c", TORCH, *arguments], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", TORCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        errors = []
+        threading.Thread(target=lambda: errors.append(child.stderr.read()), daemon=True).start()
         said, marks = None, {}
         for line in child.stdout:
             line = line.strip()
@@ -221,8 +237,8 @@ def run_torch(options, source, limit, save):
             else:
                 marks[line] = time.monotonic()
         if child.wait() != 0 or said is None:
-            sys.exit("PyTorch's part failed")
-    inside = [value for at, value in busy.samples if marks["tokenised"] + 0.2 <= at <= marks["end"]]
+            sys.exit(f"PyTorch's part failed\n{''.join(errors)[-3000:]}")
+    inside = [value for at, value in busy.samples if marks["model"] + 0.2 <= at <= marks["model ends"]]
     return said, sum(inside) / len(inside) if inside else float("nan")
 
 
@@ -255,6 +271,7 @@ def main():
     parser.add_argument("--batch-tokens", type=int, default=16_384, help="PyTorch's token budget; trommel takes its own default")
     parser.add_argument("--check", type=int, default=1000, help="rows compared with the CPU")
     parser.add_argument("--encode", type=int, default=100_000, help="rows for SentenceTransformer.encode as it comes (0: none)")
+    parser.add_argument("--cudnn", action="store_true", help="let PyTorch take cuDNN's attention, its default, which plans anew for each shape of a batch")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--texts-only", action="store_true", help="make the texts and stop")
     options = parser.parse_args()
@@ -287,16 +304,20 @@ def main():
         if not options.no_torch:
             save = options.cache / f"torch-{name}.npy"
             said, busy = run_torch(options, source, limit, save)
-            line(f"PyTorch {said['torch']} fp16, inference alone", rows, said["tokens"], said["infer"], busy)
-            line("PyTorch, tokenising and inference", rows, said["tokens"], said["tokenise"] + said["infer"], float("nan"))
+            line(f"PyTorch {said['torch']} fp16, batches already on the GPU", rows, said["tokens"], said["infer"], busy)
+            total = said["tokenise"] + said["build"] + said["copy"] + said["infer"]
+            line("PyTorch, from texts to vectors", rows, said["tokens"], total, float("nan"))
+            print("    of it tokenising {tokenise:.2f} s, building batches {build:.2f} s, copies {copy:.2f} s".format(**said))
             if "encode" in said:
                 part = said["encode"]
                 line(f"sentence-transformers {part['version']}, encode, {part['rows']} rows", part["rows"], part["tokens"], part["seconds"], float("nan"))
             elif "encode_failed" in said:
                 print(f"  sentence-transformers did not run: {said['encode_failed']}")
-            print(f"  trommel's stage is {(said['tokenise'] + said['infer']) / seconds:.2f} x as fast as PyTorch, {said['infer'] / seconds:.2f} x its inference alone")
+            print(f"  trommel's stage is {total / seconds:.2f} x as fast as PyTorch from texts to vectors, {said['infer'] / seconds:.2f} x its model alone")
         _, _, _, _, exact = run_trommel(options, source, "cpu", "model.onnx", limit, rows=options.check)
         print("  beside the CPU provider on the fp32 model, {} rows: trommel cuda fp16: largest difference {:.2e}, smallest cosine {:.6f}".format(len(exact), *far(ours, exact)))
+        _, _, _, _, single = run_trommel(options, source, "cuda", "model.onnx", limit, rows=options.check, precision="f32")
+        print("  {:>54} trommel cuda fp32: largest difference {:.2e}, smallest cosine {:.6f}".format("", *far(single, exact)))
         if not options.no_torch:
             print("  {:>54} PyTorch fp16: largest difference {:.2e}, smallest cosine {:.6f}".format("", *far(np.load(save), exact)), flush=True)
 

