@@ -13,7 +13,8 @@ Without --inputs the shards are looked for where run.json says that they were. C
 * rows called exact duplicates are equal after the stage's normalisation, done again here; where the pipeline is one line of stages, each
   group of equal rows that reached the stage lost all rows but one, and under `keep: first` the first stayed;
 * scores of near duplicates are at least the threshold; under `verify: exact` they are the Jaccard similarity of the two texts' shingles, cut
-  again here (by the package `regex`; texts in scripts without spaces are left out), for 2,000 rows of each stage at most;
+  again here (by the package `regex`; texts in scripts without spaces and in Hebrew are left out), for 500 rows of each
+  stage at most;
 * scores of semantic duplicates are within epsilon; with --vectors (Parquet with columns `id` and `vector`, as
   tests/models/reference_vectors.py writes them), `rule: star` and `keep: first`, all of it again by all pairs: each dropped row's score and
   most similar kept row, and that no two rows that stayed are within epsilon;
@@ -40,8 +41,10 @@ import regex
 WILDCARD = re.compile(r"[*?\[{]")
 WHITE_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
 WORD_BOUNDARY = regex.compile(r"(?wV1)\b")
-WITHOUT_SPACES = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]")
-CUT_AGAIN_ROWS = 2_000  # near duplicates of a stage whose shingles are made again
+APOSTROPHES = str.maketrans("'\u2019", "\u2024\u2024")  # `regex` cuts an apostrophe from a vowel after it; another mark of their class is not cut
+SCRIPTS = ["Hebrew", "Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]
+CUT_OTHERWISE = regex.compile("[" + "".join(rf"\p{{Script={script}}}" for script in SCRIPTS) + "]")
+CUT_AGAIN_ROWS = 500  # near duplicates of a stage whose shingles are made again
 REASONS = {
     "filter": {"filtered"},
     "sample": {"not_selected"},
@@ -338,7 +341,8 @@ def shingles(text, config):
     text = normalise(text, config["normalize"])
     (unit, size), = config["shingle"].items()
     if unit == "words":
-        units = [part for part in WORD_BOUNDARY.split(text) if any(c.isalnum() for c in part)]
+        places = [match.start() for match in WORD_BOUNDARY.finditer(text.translate(APOSTROPHES))]
+        units = [text[a:b] for a, b in zip(places, places[1:]) if any(c.isalnum() for c in text[a:b])]
     else:
         units = text if unit == "chars" else text.encode()
     return {tuple(units[i : i + size]) for i in range(max(1, len(units) - size + 1))} if units else set()
@@ -363,7 +367,7 @@ def check_near(check, plan, lineage, columns):
             if row["kept_run_id"] is not None:
                 continue
             texts = [columns[source, shard][plan.column(source, config["column"])][number] for source, shard, number in places]
-            if "words" in config["shingle"] and any(WITHOUT_SPACES.search(text) for text in texts):
+            if "words" in config["shingle"] and any(CUT_OTHERWISE.search(text) for text in texts):
                 continue
             one, other = (shingles(text, config) for text in texts)
             similarity = len(one & other) / max(1, len(one | other))

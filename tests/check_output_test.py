@@ -63,7 +63,9 @@ def assign(**values):
 
 def reverse_lists(table):
     """The table with the values of its first nested column in another order of rows."""
-    place = next(i for i, field in enumerate(table.schema) if pa.types.is_nested(field.type))
+    place = next((i for i, field in enumerate(table.schema) if pa.types.is_nested(field.type)), None)
+    if place is None:
+        raise LookupError("no nested column")
     return table.set_column(place, table.schema.field(place), table.column(place).take(pa.array(range(table.num_rows))[::-1]))
 
 

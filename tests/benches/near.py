@@ -201,12 +201,14 @@ def print_section(section, indent="  "):
         print(f"{indent}{name}: {json.dumps(value)}")
     pairs = report.get("pairs", {})
     if pairs.get("compared"):
-        print(f"{indent}false positives of plain LSH: {pairs['rejected']} of {pairs['compared']} pairs compared, {pairs['rejected'] / pairs['compared']:.1%}")
+        rejected, compared = pairs["rejected"], pairs["compared"]
+        print(f"{indent}under the threshold, which plain LSH would join: {rejected} of {compared} pairs compared, {rejected / compared:.1%}")
 
 
 def peers_python(cache):
     """Python with the peers installed, in a virtual environment of its own below the cache folder."""
-    requirements = ["datatrove==0.10.1", "xxhash==3.8.2", "spacy==3.8.18", "regex==2026.7.19", "tokenizers==0.23.3", "rensa==0.5.0", "datasketch==2.0.0", "pyarrow==26.0.1", "numpy==2.4.6"]
+    requirements = ["datatrove==0.10.1", "xxhash==3.8.2", "spacy==3.8.18", "regex==2026.7.19", "tokenizers==0.23.3"]
+    requirements += ["rensa==0.5.0", "datasketch==2.0.0", "pyarrow==26.0.1", "numpy==2.4.6"]
     folder = cache.absolute() / "near-peers"
     python, done = folder / "bin/python", folder / "requirements.txt"
     if not done.exists() or done.read_text() != "\n".join(requirements):

@@ -79,7 +79,8 @@ def main():
     shingler = near.Shingler()
     sets = [shingler(near.words(text)) for text in texts]
     steps = [near.jaccard(sets[i], sets[i + 1]) for i in range(len(sets) - 1)]
-    print(f"{len(texts)} documents of {options.words} words; neighbours {min(steps):.3f} to {max(steps):.3f}, ends {near.jaccard(sets[0], sets[-1]):.3f}")
+    ends = near.jaccard(sets[0], sets[-1])
+    print(f"{len(texts)} documents of {options.words} words; neighbours {min(steps):.3f} to {max(steps):.3f}, ends {ends:.3f}")
     pairs = [(i, j, near.jaccard(sets[i], sets[j])) for j in range(len(sets)) for i in range(j)]
     close = {j: [(i, s) for i, k, s in pairs if k == j and s >= options.threshold] for j in range(len(sets))}
     rows = [figures("star rule, all pairs", survivors(near.star(len(sets), close), sets), options.threshold)]

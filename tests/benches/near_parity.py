@@ -24,7 +24,12 @@ import pyarrow.parquet as pq
 import inputs
 import near
 
-FAMILIES = [("documents/manpages", "cluster", 400), ("documents/licenses", "key", 300), ("documents/longhorn", "cluster", 250), ("verses", "verse", 50)]
+FAMILIES = [
+    ("documents/manpages", "cluster", 400),
+    ("documents/licenses", "key", 300),
+    ("documents/longhorn", "cluster", 250),
+    ("verses", "verse", 50),
+]
 FAMILY_ROWS = 6  # versions of a document, spread over all, so that they are not too much alike
 KEPT_BY_DATA_PREP_KIT = {1, 4, 12, 15}
 

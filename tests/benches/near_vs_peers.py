@@ -10,7 +10,9 @@ Each program is a process of its own, and writes the kept rows. Seconds are thos
 Python for the peers; CPU and memory are those of all processes. trommel's seconds are the median of --rounds. datatrove has --threads
 workers; rensa and datasketch are libraries, used from one Python process, and drop a row that shares a band with an earlier row.
 
-`trommel none` does what the peers do: `verify: none, rule: components`. How right they are stands in near_referee.py: one referee for all, with its own words (`\\w+`). Programs cut words in other ways, so a pair
+`trommel none` does what the peers do: `verify: none, rule: components`.
+
+How right they are stands in near_referee.py: one referee for all, with its own words (`\\w+`). Programs cut words in other ways, so a pair
 that is just over the threshold for one may be just under it for the referee; near_truth.py compares like with like.
 """
 
@@ -108,7 +110,8 @@ def compare(options, title, pattern, contestants):
     for name, of in runs.items():
         seconds, cpu = statistics.median(r["seconds"] for r in of), statistics.median(r["cpu"] for r in of)
         peak, verdict = max(r["peak"] for r in of), verdicts[name]
-        figures[name] = {"version": of[-1].get("version"), "rows": rows, "text_bytes": volume, "seconds": seconds, "all_seconds": [r["seconds"] for r in of]}
+        figures[name] = {"version": of[-1].get("version"), "rows": rows, "text_bytes": volume}
+        figures[name] |= {"seconds": seconds, "all_seconds": [r["seconds"] for r in of]}
         figures[name] |= {"cpu": cpu, "peak": peak, "parts": of[-1].get("parts"), "section": of[-1].get("section")} | verdict
         cells = [f"{rows / seconds:.0f}", f"{volume / 1e6 / seconds:.1f}", f"{cpu:.1f}", f"{peak / 2**20:.0f}", str(verdict["dropped"])]
         cells += [f"{verdict['named']:.4f}", f"{verdict['lowest']:.3f}", f"{verdict['orphans']:.4f}", f"{verdict['recall']:.4f}"]
