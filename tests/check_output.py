@@ -44,7 +44,8 @@ WILDCARD = re.compile(r"[*?\[{]")
 WHITE_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
 WORD_BOUNDARY = regex.compile(r"(?wV1)\b")
 APOSTROPHES = str.maketrans("'\u2019", "\u2024\u2024")  # `regex` cuts an apostrophe from a vowel after it; another mark of their class is not cut
-CUT_OTHERWISE = regex.compile(r"[\p{Script=Hebrew}\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]")
+SCRIPTS = ["Hebrew", "Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]
+CUT_OTHERWISE = regex.compile("[" + "".join(rf"\p{{Script={script}}}" for script in SCRIPTS) + "]")
 CUT_AGAIN_ROWS = 500  # near duplicates of a stage whose shingles are made again
 REASONS = {
     "filter": {"filtered"},

@@ -4,8 +4,8 @@ usage: near_peers.py datatrove|rensa|datasketch IN_GLOB OUT_FOLDER [--text text]
        near_peers.py tokens IN_GLOB OUT_FOLDER                       (both tokenisations of datatrove's text, one JSON line a row)
 
 Reads the files of a glob in one folder, writes the kept rows as zstd Parquet to OUT_FOLDER/kept and the decisions to
-OUT_FOLDER/dropped.parquet (`row`, `survivor`: numbers over all files in order). All have 14 bands of 8 and 5-word shingles. The last line printed is JSON: seconds without
-the start of Python, and the parts of it.
+OUT_FOLDER/dropped.parquet (`row`, `survivor`: numbers over all files in order). All have 14 bands of 8 and 5-word shingles. The last
+line printed is JSON: seconds without the start of Python, and the parts of it.
 """
 
 import argparse
