@@ -5,7 +5,7 @@ usage: embed_gpu.py MODEL_FOLDER [--trommel PATH] [--onnxruntime PATH] [--bench 
 
 MODEL_FOLDER: `python tests/models/minilm_to_onnx.py MODEL_FOLDER --half`. CUDA's and cuDNN's libraries must be found by the loader (LD_LIBRARY_PATH).
 
-Texts are made of the tokenizer's own words from a seed: short ones of 12 to 20 tokens, long ones of up to 512. trommel's seconds are those of the embed
+Texts are made of the tokenizer's own words from a seed: short ones of 16 tokens, long ones of 320 in the mean. trommel's seconds are those of the embed
 stage as run.json states them: reading the column, tokenising, inference, vectors written as f16. PyTorch gets all texts in memory, tokenises them with all cores,
 sorts them by length and packs them to the same token budget, one step after the other, so that the model's own time is known; its vectors stay in
 memory. Its attention is not cuDNN's, which PyTorch prefers on an H100 but which plans anew for each shape (measured on an H200: 42 s of model time for
