@@ -1,5 +1,5 @@
-//! Trommel deduplicates training corpora held in Parquet: a declarative pipeline streams the shards, finds exact and semantic
-//! duplicates, selects a coreset, and writes pruned shards with a lineage that says of every input row what became of it and
+//! Trommel deduplicates training corpora held in Parquet: a declarative pipeline streams the shards, finds exact, near and
+//! semantic duplicates, selects a coreset, and writes pruned shards with a lineage that says of every input row what became of it and
 //! because of which other row. This page is the architecture; `README.md` is for users.
 //!
 //! # The one rule
@@ -31,7 +31,8 @@
 //! 2. `run::scan` reads each shard once, only the columns that stages name. Row-local stages decide, barriers get their cheap
 //!    features (hashes, draws, ordering columns), and the document ids are kept: one narrow row for each row of the shard.
 //! 3. For each stage in plan order: `run::feature` embeds the live rows of its one column, `run::barrier` streams the narrow live
-//!    rows of all shards through the stage and splits its drops into one table a shard. Which rows are live is computed shard by
+//!    rows of all shards through the stage and splits its drops into one table a shard; one that must see texts names rows, which
+//!    `run::named` reads once more by row selection. Which rows are live is computed shard by
 //!    shard from the artefacts (`run::context`), never held for all.
 //! 4. `run::lineage` joins each dropped row with the row that it names by two sorts that spill, and checks conservation and
 //!    representatives on the way. `run::prune` writes the rows that the sink receives; what loses no row is copied undecoded.
