@@ -59,6 +59,8 @@ pub struct Effort {
     pub rejected: u64,
     /// Of these, pairs not far under it (what the computation calls near).
     pub rejected_near: u64,
+    /// Pairs under the loosest threshold by what is known before they are compared; not among those compared.
+    pub ruled_out: u64,
     /// Rows for which a bound left candidates out.
     pub cut_rows: u64,
     /// Candidates left out, at most: a pair that shares several full buckets counts in each.
@@ -70,6 +72,7 @@ impl std::ops::AddAssign for Effort {
         self.compared += other.compared;
         self.rejected += other.rejected;
         self.rejected_near += other.rejected_near;
+        self.ruled_out += other.ruled_out;
         self.cut_rows += other.cut_rows;
         self.left_out += other.left_out;
     }
@@ -87,10 +90,21 @@ pub enum Found {
     },
 }
 
+/// What is known of a pair before it is compared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Prospect {
+    /// It must not be compared.
+    Barred,
+    /// It is under the loosest threshold.
+    Apart,
+    /// It is at most this similar.
+    AtMost(f64),
+}
+
 /// How similar two rows are. Rows are places in keep order.
 pub trait Similarity {
-    /// No pair is more similar than this; below the loosest threshold for a pair that must not be compared.
-    fn upper(&self, later: u32, earlier: u32) -> f64;
+    /// What is known without comparing.
+    fn prospect(&self, later: u32, earlier: u32) -> Prospect;
     /// The similarity of two rows that share `shared` buckets.
     fn of(&mut self, later: u32, earlier: u32, shared: u32) -> Result<Found>;
     /// Hears that a row is live: later rows will be compared with it.
@@ -150,8 +164,13 @@ pub fn compare_in_buckets<R>(
         touched.sort_unstable_by_key(|earlier| (std::cmp::Reverse(shared[*earlier as usize]), *earlier));
         left_out += touched.len().saturating_sub(bounds.compared_rows) as u64;
         for earlier in touched.iter().take(bounds.compared_rows).copied() {
-            if !(rule.wants)(rule.rule, row, earlier, similarity.upper(row, earlier)) {
-                continue;
+            match similarity.prospect(row, earlier) {
+                Prospect::AtMost(upper) if (rule.wants)(rule.rule, row, earlier, upper) => {}
+                Prospect::AtMost(_) | Prospect::Barred => continue,
+                Prospect::Apart => {
+                    effort.ruled_out += 1;
+                    continue;
+                }
             }
             effort.compared += 1;
             match similarity.of(row, earlier, shared[earlier as usize])? {
@@ -193,8 +212,9 @@ mod tests {
     struct Table<'a>(&'a [Vec<f64>], f64);
 
     impl Similarity for Table<'_> {
-        fn upper(&self, later: u32, earlier: u32) -> f64 {
-            (self.0[later as usize][earlier as usize] + 0.05).min(1.0)
+        fn prospect(&self, later: u32, earlier: u32) -> Prospect {
+            let upper = (self.0[later as usize][earlier as usize] + 0.05).min(1.0);
+            if upper < self.1 { Prospect::Apart } else { Prospect::AtMost(upper) }
         }
 
         fn of(&mut self, later: u32, earlier: u32, _: u32) -> Result<Found> {

@@ -12,7 +12,7 @@ pub mod star;
 pub mod union_find;
 
 pub use any_earlier::AnyEarlier;
-pub use bucket::{Bounds, Buckets, Effort, Found, Rule, Similarity, compare_in_buckets};
+pub use bucket::{Bounds, Buckets, Effort, Found, Prospect, Rule, Similarity, compare_in_buckets};
 pub use components::Components;
 pub use representative::Keep;
 pub use star::Star;

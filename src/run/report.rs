@@ -92,15 +92,16 @@ fn candidate_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
         rest.iter().try_fold(report.get(*first)?, |value, key| value.get(*key))?.as_u64()
     };
     let mut lines = Vec::new();
-    if let (Some(compared @ 1..), Some(rejected)) = (number(&["pairs", "compared"]), number(&["pairs", "rejected"]))
-        && report.contains_key("by_threshold")
-    {
+    let pairs = |name| number(&["pairs", name]).unwrap_or(0);
+    let (looked_at, apart) = (pairs("compared") + pairs("ruled_out"), pairs("rejected") + pairs("ruled_out"));
+    if looked_at > 0 && report.contains_key("by_threshold") {
         lines.push(format!(
-            "candidate pairs compared: {}; under the threshold, which bands alone would have joined: {} ({:.1} %), close to it {}",
-            count(compared),
-            count(rejected),
-            100.0 * rejected as f64 / compared as f64,
-            count(number(&["pairs", "rejected_near"]).unwrap_or(0))
+            "candidate pairs with a row still kept: {}; under the threshold, which bands alone would have joined: {} ({:.1} %), of which {} by their sizes alone; close to it {}",
+            count(looked_at),
+            count(apart),
+            100.0 * apart as f64 / looked_at as f64,
+            count(pairs("ruled_out")),
+            count(pairs("rejected_near"))
         ));
     }
     if let Some(cut) = number(&["bounds", "cut_rows"]).filter(|cut| *cut > 0) {

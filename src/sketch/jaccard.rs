@@ -2,7 +2,9 @@
 
 /// Makes a set of hashes: sorted, each once.
 pub fn to_set(shingles: &mut Vec<u64>) {
-    if !spread(shingles) {
+    if SPREAD.contains(&shingles.len()) {
+        spread(shingles);
+    } else {
         shingles.sort_unstable();
     }
     shingles.dedup();
@@ -10,28 +12,25 @@ pub fn to_set(shingles: &mut Vec<u64>) {
 
 /// Hashes for which spreading pays.
 const SPREAD: std::ops::Range<usize> = 64..1 << 20;
-/// Hashes of one bucket up to which spreading pays.
-const MOST_IN_BUCKET: u32 = 64;
+/// Hashes of one bucket up to which they are inserted one by one.
+const INSERTED: usize = 32;
 
-/// Sorts hashes in linear time, as far as they are spread evenly over all 64 bits: one bucket of their upper bits for each, then an
-/// insertion sort that moves each a few places. False, and nothing is done, where there are too few, too many, or too many in one
-/// bucket (repeats, or hashes of 32 bits).
-fn spread(hashes: &mut [u64]) -> bool {
-    if !SPREAD.contains(&hashes.len()) {
-        return false;
-    }
+/// Sorts hashes, in linear time as far as they are spread evenly over all 64 bits: one bucket of their upper bits for each, then an
+/// insertion sort that moves each a few places. Fuller buckets (repeats, or hashes of 32 bits) are sorted by themselves.
+fn spread(hashes: &mut [u64]) {
     let bits = hashes.len().ilog2();
     let bucket = |hash: u64| (hash >> (u64::BITS - bits)) as usize;
     let mut ends = vec![0_u32; 1 << bits];
     for hash in &*hashes {
         ends[bucket(*hash)] += 1;
     }
-    let mut end = 0;
+    let (mut end, mut full) = (0, Vec::new());
     for count in &mut ends {
-        if *count > MOST_IN_BUCKET {
-            return false;
-        }
+        let start = end;
         end += *count;
+        if (*count) as usize > INSERTED {
+            full.push(start as usize..end as usize);
+        }
         *count = end;
     }
     let mut sorted = vec![0_u64; hashes.len()];
@@ -39,6 +38,9 @@ fn spread(hashes: &mut [u64]) -> bool {
         let place = &mut ends[bucket(*hash)];
         *place -= 1;
         sorted[*place as usize] = *hash;
+    }
+    for bucket in full {
+        sorted[bucket].sort_unstable();
     }
     for at in 1..sorted.len() {
         let hash = sorted[at];
@@ -50,7 +52,6 @@ fn spread(hashes: &mut [u64]) -> bool {
         sorted[place] = hash;
     }
     hashes.copy_from_slice(&sorted);
-    true
 }
 
 /// The Jaccard similarity of two sets as [`to_set`] makes them. Of two empty sets it is 0: empty texts never match.

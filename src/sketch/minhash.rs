@@ -1,57 +1,38 @@
-//! MinHash signatures: for each of k hash functions the least hash of a set. Two sets agree in a value with probability equal to their
-//! Jaccard similarity J (Broder 1997), so that the share of equal values estimates J with variance J(1-J)/k.
+//! MinHash signatures by fast similarity sketching (Dahlgaard, Knudsen and Thorup 2017): two sets agree in a value with probability
+//! equal to their Jaccard similarity J, so that the share of equal values estimates J, and the values of a band agree together as those
+//! of independent permutations do.
 //!
-//! A shingle's hash is 64 uniform bits, that is two uniform numbers of 32 bits, and function i is `high + a[i] * low` modulo 2^32 with
-//! fixed distinct `a`. Any two functions together are uniform over pairs but for the lowest bits (their difference is `low` times
-//! `a[i] - a[j]`), shingles are independent of each other, and so any two values of a signature are independent: the estimate has
-//! the variance of k independent permutations. One product, one sum and one minimum a function: eight at a time with AVX2.
+//! Every shingle of a set is thrown into one of k bins, and a bin's value is the least hash that fell into it. A set of more than about
+//! k ln k shingles fills all bins in that first round, at the cost of one hash and one minimum a shingle, where k permutations take k.
+//! A smaller set is thrown again with other hashes, for the bins that are still empty, until all are full; after k rounds one bin is
+//! filled each round by all shingles. The bins share the shingles out among them, so that the estimate errs less than that of k
+//! independent permutations, sqrt(J(1-J)/k): by .71 of it for sets smaller than k, by .86 for four times k, by .99 for very large
+//! ones (measured by the test below). For the same reason bands are a little more decided than the curve of independent values.
 //!
-//! Two shingles tie in a function with probability 2^-32: a set of a million shingles adds 2^-12 to the estimate at worst.
-#![expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
+//! A value is the hash's lower half, 32 bits: two shingles tie with probability 2^-32.
 
-use super::wide::{Lanes, lower};
 use crate::random::Random;
 
 /// The functions, and how a signature is made.
 #[derive(Debug, Clone)]
 pub struct MinHash {
-    multipliers: Vec<u32>,
-}
-
-#[derive(Clone, Copy)]
-struct MultiplyAdd;
-
-impl Lanes<1> for MultiplyAdd {
-    type Value = u32;
-    type Parameter = u32;
-
-    #[inline(always)]
-    fn value([multiplier]: [u32; 1], shingle: u64) -> u32 {
-        (shingle as u32).wrapping_mul(multiplier).wrapping_add((shingle >> 32) as u32)
-    }
+    /// One for each round.
+    keys: Vec<u64>,
+    permutations: usize,
 }
 
 impl MinHash {
-    /// `permutations` functions, at most 65,536, drawn from `seed`; those for fewer are the first of those for more.
+    /// Signatures of `permutations` values, by functions drawn from `seed`.
     #[must_use]
     pub fn new(permutations: usize, seed: u64) -> Self {
-        let mut draws = Random::new(seed, "minhash").sequence(b"multipliers");
-        let mut taken = vec![false; 1 << 16];
-        let mut multipliers = Vec::new();
-        while multipliers.len() < permutations.min(taken.len()) {
-            // Distinct in their low halves: the difference of two is divisible by no power of 2 above 2^15.
-            let multiplier = draws.next_u64() as u32;
-            if !std::mem::replace(&mut taken[usize::from(multiplier as u16)], true) {
-                multipliers.push(multiplier);
-            }
-        }
-        Self { multipliers }
+        let mut draws = Random::new(seed, "minhash").sequence(b"rounds");
+        Self { keys: (0..2 * permutations).map(|_| draws.next_u64()).collect(), permutations }
     }
 
     /// Values of a signature.
     #[must_use]
     pub fn permutations(&self) -> usize {
-        self.multipliers.len()
+        self.permutations
     }
 
     /// Writes the signature of a set of shingle hashes to the first [`MinHash::permutations`] values of `out`, which must have them;
@@ -60,11 +41,42 @@ impl MinHash {
         if shingles.is_empty() {
             return false;
         }
-        let out = &mut out[..self.multipliers.len()];
-        out.fill(u32::MAX);
-        lower::<1, MultiplyAdd>([&self.multipliers], shingles, out);
+        // The round and the value: what fell in an earlier round stays.
+        let mut bins = vec![u64::MAX; self.permutations];
+        for (round, key) in self.keys.iter().enumerate() {
+            let place = (round as u64) << 32;
+            if let Some(last) = round.checked_sub(self.permutations) {
+                let least = shingles.iter().map(|shingle| value(throw(*shingle, *key))).min().unwrap_or(0);
+                bins[last] = bins[last].min(place | least);
+            } else {
+                for shingle in shingles {
+                    let hash = throw(*shingle, *key);
+                    let bin = &mut bins[(((hash >> 32) * self.permutations as u64) >> 32) as usize];
+                    *bin = (*bin).min(place | value(hash));
+                }
+            }
+            if bins.iter().all(|bin| *bin != u64::MAX) {
+                break;
+            }
+        }
+        out.iter_mut().zip(&bins).for_each(|(value, bin)| *value = *bin as u32);
         true
     }
+}
+
+/// A hash of a shingle for one round: both halves of a product of 128 bits.
+#[inline]
+fn throw(shingle: u64, key: u64) -> u64 {
+    /// 2^64 over the golden ratio.
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let product = u128::from(shingle ^ key) * u128::from(FACTOR);
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// What is compared of a hash; its other half chooses the bin.
+#[inline]
+fn value(hash: u64) -> u64 {
+    hash & u64::from(u32::MAX)
 }
 
 /// The estimate of the Jaccard similarity: the share of equal values of two signatures of one length; 0 for empty ones.
@@ -80,30 +92,33 @@ mod tests {
 
     use super::*;
     use crate::random::Sequence;
-    use crate::sketch::wide::{CHUNK, portable_lower};
     use crate::sketch::{Bands, Family, jaccard, to_set};
 
-    /// The definition.
+    /// The definition: of each bin, the shingle that comes first by round and value among those that ever fall into it.
     fn plain(minhash: &MinHash, shingles: &[u64]) -> Vec<u32> {
-        let value = |multiplier: u32, shingle: u64| ((shingle >> 32) + u64::from(multiplier) * (shingle % (1 << 32))) % (1 << 32);
-        minhash
-            .multipliers
-            .iter()
-            .map(|multiplier| shingles.iter().map(|shingle| value(*multiplier, *shingle)).min().unwrap() as u32)
+        let bins = minhash.permutations;
+        let falls = |round: usize, bin: usize, hash: u64| {
+            if round < bins { ((hash >> 32) as u128 * bins as u128 >> 32) as usize == bin } else { round - bins == bin }
+        };
+        (0..bins)
+            .map(|bin| {
+                let thrown =
+                    (0..2 * bins).flat_map(|round| shingles.iter().map(move |shingle| (round, throw(*shingle, minhash.keys[round]))));
+                thrown.filter(|(round, hash)| falls(*round, bin, *hash)).map(|(round, hash)| (round, hash as u32)).min().unwrap().1
+            })
             .collect()
     }
 
     proptest! {
         #[test]
-        fn equals_the_definition_with_and_without_wide_registers(shingles in prop::collection::vec(any::<u64>(), 1..60), permutations in 0..300_usize) {
+        fn equals_the_definition(
+            shingles in prop_oneof![prop::collection::vec(any::<u64>(), 1..60), prop::collection::vec(any::<u64>(), 1..3), prop::collection::vec(0..90_u64, 90)],
+            permutations in 0..40_usize,
+        ) {
             let minhash = MinHash::new(permutations, 7);
-            let wanted = plain(&minhash, &shingles);
             let mut out = vec![5; permutations];
             prop_assert!(minhash.signature(&shingles, &mut out));
-            prop_assert_eq!(&out, &wanted);
-            let mut least = vec![u32::MAX; minhash.multipliers.len()];
-            portable_lower::<1, MultiplyAdd>([&minhash.multipliers], &shingles, &mut least);
-            prop_assert_eq!(least, wanted);
+            prop_assert_eq!(out, plain(&minhash, &shingles));
         }
 
         #[test]
@@ -119,16 +134,6 @@ mod tests {
     }
 
     #[test]
-    fn many_shingles_are_read_in_chunks() {
-        let minhash = MinHash::new(112, 1);
-        let mut draws = Random::new(3, "test").sequence(b"chunks");
-        let shingles: Vec<u64> = (0..3 * CHUNK + 5).map(|_| draws.next_u64()).collect();
-        let mut out = [0; 112];
-        minhash.signature(&shingles, &mut out);
-        assert_eq!(out.to_vec(), plain(&minhash, &shingles));
-    }
-
-    #[test]
     fn an_empty_set_has_no_signature() {
         let mut out = [7; 8];
         assert!(!MinHash::new(8, 1).signature(&[], &mut out));
@@ -136,10 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn fewer_functions_are_the_first_of_more() {
-        let (few, many, other) = (MinHash::new(16, 1), MinHash::new(256, 1), MinHash::new(16, 2));
-        assert_eq!(few.multipliers[..16], many.multipliers[..16]);
-        assert_ne!(few.multipliers[..16], other.multipliers[..16]);
+    fn seeds_draw_other_functions() {
+        let (mut one, mut other) = ([0; 16], [0; 16]);
+        MinHash::new(16, 1).signature(&[1, 2, 3], &mut one);
+        MinHash::new(16, 2).signature(&[1, 2, 3], &mut other);
+        assert!(agreement(&one, &other) < 0.5);
     }
 
     /// These values stand in artefacts.
@@ -147,7 +153,7 @@ mod tests {
     fn values_never_change() {
         let mut out = [0; 4];
         MinHash::new(4, 1).signature(&[0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210], &mut out);
-        assert_eq!(out, [3_437_516_648, 1_577_504_625, 609_864_696, 3_148_746_216]);
+        assert_eq!(out, [1_343_876_516, 1_896_849_052, 1_907_351_196, 120_846_200]);
     }
 
     #[test]
@@ -169,15 +175,15 @@ mod tests {
         (side(&rest[..half]), side(&rest[half..]))
     }
 
-    /// Sets of 20 shingles together and of 400: the estimate has a bias below .004 and the error of 112 independent permutations, and
-    /// bands of 8 follow their curve. Of 4,000 pairs the mean has a standard deviation of at most .0008, the root mean square error one
-    /// of 1.2 %, and a share one of .008.
+    /// Sets of 20 to 4,000 shingles together: the estimate has a bias below .004 and at most the error of 112 independent permutations,
+    /// and bands of 8 follow their curve within .02. Of 4,000 pairs the mean has a standard deviation of at most .0008, the root mean
+    /// square error one of 1.2 %, and a share one of .008.
     #[test]
-    fn estimates_have_the_error_of_independent_permutations_and_bands_follow_their_curve() {
+    fn estimates_err_less_than_with_independent_permutations_and_bands_follow_their_curve() {
         const PAIRS: usize = 4_000;
         let bands = Bands { bands: 14, rows: 8 };
         let mut sketcher = Family::Trommel { permutations: 112, seed: 1 }.sketcher(bands);
-        for union in [20, 400] {
+        for union in [20, 100, 400, 4_000] {
             for similarity in [0.5, 0.7, 0.8, 0.9] {
                 let mut draws = Random::new(1, "test").sequence(format!("{union} {similarity}").as_bytes());
                 let shared = (union as f64 * similarity) as usize;
@@ -200,9 +206,9 @@ mod tests {
                 let (share, wanted) = (candidates as f64 / count, bands.probability(similarity));
                 println!("{union} {similarity}: bias {bias:+.4}, error {error:.4} of {ideal:.4}, candidates {share:.3} of {wanted:.3}");
                 assert!(bias.abs() < 0.004, "{union} {similarity}: bias {bias}");
-                assert!(error < ideal * 1.04, "{union} {similarity}: error {error}, ideal {ideal}");
+                assert!(error < ideal * 1.02, "{union} {similarity}: error {error}, ideal {ideal}");
                 let deviation = (wanted * (1.0 - wanted) / count).sqrt();
-                assert!((share - wanted).abs() < 4.0 * deviation + 1e-3, "{union} {similarity}: {share} of pairs, {wanted} expected");
+                assert!((share - wanted).abs() < 3.0 * deviation + 0.02, "{union} {similarity}: {share} of pairs, {wanted} expected");
             }
         }
     }

@@ -1,16 +1,49 @@
-//! Carries an ordering column into a barrier.
+//! Carries what orders the rows into a barrier: a column of the shard, or the length of what the stage reads.
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 
 use super::columns::{column, order_type, order_values, row_column, row_schema};
+use super::policy::Keep;
 use super::seam::{RowLocal, ScanContext};
 use crate::error::{Context as _, Kind, Result};
 
 /// The column that it makes.
 pub(super) const ORDER: &str = "order";
+
+/// What orders the rows beside the row id, for a stage whose features are made anyway.
+pub(super) enum OrderKey {
+    /// Bytes of what the stage reads of a row, as they stand in the shard.
+    Length,
+    /// A column of the shard.
+    Column(usize, DataType),
+}
+
+impl OrderKey {
+    /// What `keep` asks for, if anything, and its column.
+    pub(super) fn try_new(keep: &Keep, cx: &ScanContext<'_>) -> Result<Option<(Self, Field)>> {
+        Ok(match keep {
+            Keep::Longest | Keep::Shortest => Some((Self::Length, Field::new(ORDER, DataType::Int64, false))),
+            Keep::By { column: name, .. } => {
+                let index = column(cx, name)?;
+                let kind = order_type(cx, cx.schema.field(index))?;
+                let field = Field::new(ORDER, kind.clone(), true);
+                Some((Self::Column(index, kind), field))
+            }
+            _ => None,
+        })
+    }
+
+    /// The values of a batch; `lengths` gives those of its rows.
+    pub(super) fn values(&self, batch: &RecordBatch, lengths: impl IntoIterator<Item = usize>) -> Result<ArrayRef> {
+        match self {
+            Self::Length => Ok(Arc::new(lengths.into_iter().map(|length| Some(length as i64)).collect::<Int64Array>())),
+            Self::Column(index, kind) => order_values(batch.column(*index), kind),
+        }
+    }
+}
 
 /// Gives one column of the shard as `order`.
 pub(super) struct Carry {

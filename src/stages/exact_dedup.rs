@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, Int64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, SchemaRef};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::carry::ORDER;
-use super::columns::{Detail, Drop, cast_strictly, column, drop_batch, numbers, order_type, order_values, row_column, row_schema};
+use super::carry::{ORDER, OrderKey};
+use super::columns::{Detail, Drop, cast_strictly, column, drop_batch, numbers, row_column, row_schema};
 use super::policy::{Keep, Normalize, Order};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
 use crate::dataset::schema::{TextValues, is_text, text_values};
@@ -124,14 +124,6 @@ struct Fingerprinter {
     normaliser: Buffers,
 }
 
-/// What orders the rows of a group, beside the row id.
-enum OrderKey {
-    /// Bytes of the columns as they stand in the shard.
-    Length,
-    /// A column of the shard.
-    Column(usize, DataType),
-}
-
 impl Fingerprinter {
     fn try_new(config: &ExactDedupConfig, cx: &ScanContext<'_>) -> Result<Self> {
         let columns = config.columns.iter().map(|name| column(cx, name)).collect::<Result<Vec<_>>>()?;
@@ -143,19 +135,11 @@ impl Fingerprinter {
             }
         }
         let mut fields = vec![ArrowField::new(HIGH, DataType::UInt64, false), ArrowField::new(LOW, DataType::UInt64, false)];
-        let order = match &config.keep {
-            Keep::Longest | Keep::Shortest => {
-                fields.push(ArrowField::new(ORDER, DataType::Int64, false));
-                Some(OrderKey::Length)
-            }
-            Keep::By { column: name, .. } => {
-                let index = column(cx, name)?;
-                let kind = order_type(cx, cx.schema.field(index))?;
-                fields.push(ArrowField::new(ORDER, kind.clone(), true));
-                Some(OrderKey::Column(index, kind))
-            }
-            _ => None,
-        };
+        let order = OrderKey::try_new(&config.keep, cx)?;
+        let order = order.map(|(order, field)| {
+            fields.push(field);
+            order
+        });
         Ok(Self {
             columns,
             steps: config.normalize.iter().map(|step| step.step()).collect(),
@@ -176,22 +160,18 @@ impl RowLocal for Fingerprinter {
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let values = self.columns.iter().map(|index| Values::of(batch.column(*index))).collect::<Result<Vec<_>>>()?;
         let rows = batch.num_rows();
-        let (mut high, mut low, mut lengths) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::new());
+        let (mut high, mut low, mut lengths) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows));
         for row in 0..rows {
             let (hash, length) = self.hash(&values, row);
             let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *hash.as_bytes();
             high.push(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
             low.push(u64::from_le_bytes([i, j, k, l, m, n, o, p]));
-            if matches!(self.order, Some(OrderKey::Length)) {
-                lengths.push(length as i64);
-            }
+            lengths.push(length);
         }
         let mut columns: Vec<ArrayRef> =
             vec![Arc::clone(batch.column(self.row)), Arc::new(UInt64Array::from(high)), Arc::new(UInt64Array::from(low))];
-        match &self.order {
-            Some(OrderKey::Length) => columns.push(Arc::new(Int64Array::from(lengths))),
-            Some(OrderKey::Column(index, kind)) => columns.push(order_values(batch.column(*index), kind)?),
-            None => {}
+        if let Some(order) = &self.order {
+            columns.push(order.values(batch, lengths)?);
         }
         RecordBatch::try_new(Arc::clone(&self.output), columns).context(Kind::Internal, || "cannot build fingerprints".into())
     }

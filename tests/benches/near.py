@@ -4,6 +4,7 @@ The referee's words are those of the truth of the document sets: `\\w+` of the l
 5-grams, each as a 64-bit hash of word numbers (two of 10^8 shingles collide once in 4,000 runs).
 """
 
+import hashlib
 import json
 import os
 import re
@@ -140,7 +141,16 @@ def finish(options, figures, failures=()):
         sys.exit(1)
 
 
-def run_trommel(options, pattern, stage, scratch, memory=None, text="text"):
+def tree_hash(folder):
+    """One hash of all files below a run's output but run.json."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "run.json":
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_trommel(options, pattern, stage, scratch, memory=None, text="text", batch_rows=None):
     """One cold run of a pipeline with one stage `near`: no work folder, no output."""
     pattern = str(Path(pattern).absolute())
     scratch = scratch.absolute()
@@ -159,6 +169,7 @@ def run_trommel(options, pattern, stage, scratch, memory=None, text="text"):
     pipeline.write_text(json.dumps(document, indent=1))  # JSON is YAML
     command = [options.trommel, "run", str(pipeline), "--threads", str(options.threads)]
     command += ["--memory", memory] if memory else []
+    command += ["--batch-rows", str(batch_rows)] if batch_rows else []
     used = usage(command, scratch / "trommel.log")
     return read_outcome(out, work, pattern, used)
 
@@ -200,9 +211,9 @@ def print_section(section, indent="  "):
     for name, value in report.items():
         print(f"{indent}{name}: {json.dumps(value)}")
     pairs = report.get("pairs", {})
-    if pairs.get("compared"):
-        rejected, compared = pairs["rejected"], pairs["compared"]
-        print(f"{indent}under the threshold, which plain LSH would join: {rejected} of {compared} pairs compared, {rejected / compared:.1%}")
+    apart, looked_at = (pairs.get(name, 0) + pairs.get("ruled_out", 0) for name in ("rejected", "compared"))
+    if looked_at:
+        print(f"{indent}under the threshold, which plain LSH would join: {apart} of {looked_at} candidate pairs with a kept row, {apart / looked_at:.1%}")
 
 
 def peers_python(cache):

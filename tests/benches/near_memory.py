@@ -1,11 +1,12 @@
 """Peak resident memory of near deduplication of the corpus ten times over, with edits, under a budget.
 
 usage: near_memory.py [--trommel PATH] [--data FOLDER | --input GLOB] [--cache FOLDER] [--memory 512MiB] [--limit-mib 640] [--editions 10]
-                      [--threads 2] [--verify exact] [--json FILE]                                             (pip install pyarrow numpy)
+                      [--threads 2] [--verify exact] [--compare 8GiB] [--json FILE]                            (pip install pyarrow numpy)
 
 The input has ten editions of the corpus (1.75 GB of text): in all but the first a share of the words of each text, its own, is replaced,
 doubled by another or taken out, so that the Jaccard with the first edition spreads over .4 to 1 (a sample is measured and printed). The
-peak is `ru_maxrss` of the process, as the kernel counted it. Ends with 1 where it is over the limit.
+peak is `ru_maxrss` of the process, as the kernel counted it. `--compare` runs once more with that budget, in which nothing spills, and
+batches of another size, and compares all bytes but run.json's. Ends with 1 where the peak is over the limit or a byte differs.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def main():
     parser.add_argument("--editions", type=int, default=inputs.EDITIONS)
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--verify", default="exact")
+    parser.add_argument("--compare", metavar="MEMORY", help="a budget in which nothing spills: must give the same bytes")
     parser.add_argument("--make-only", action="store_true", help="make the input and leave trommel out")
     options = parser.parse_args()
     figures = {"memory": options.memory}
@@ -65,7 +67,16 @@ def main():
     near.print_section(outcome.section)
     figures |= {"rows": rows, "dropped": len(outcome.dropped), "peak": outcome.usage.peak, "seconds": outcome.usage.seconds}
     figures |= {"cpu": outcome.usage.cpu, "work_bytes": outcome.work_bytes, "section": outcome.section}
-    failures = [f"over the limit of {options.limit_mib:.0f} MiB"] if peak > options.limit_mib else []
+    failures = []
+    if options.compare:
+        before = near.tree_hash(options.cache / "near-memory/out")
+        other = near.run_trommel(options, pattern, stage, options.cache / "near-memory", memory=options.compare, batch_rows=777)
+        same = near.tree_hash(options.cache / "near-memory/out") == before
+        print(f"--memory {options.compare}: {'the same bytes' if same else 'OTHER BYTES'}, peak resident {other.usage.peak / 2**20:.0f} MiB", end="")
+        print(f" in {other.usage.seconds:.1f} s")
+        figures |= {"same_bytes": same, "compared_peak": other.usage.peak}
+        failures += [] if same else [f"--memory {options.compare} gives other bytes"]
+    failures += [f"over the limit of {options.limit_mib:.0f} MiB"] if peak > options.limit_mib else []
     near.finish(options, figures, failures)
 
 

@@ -107,7 +107,7 @@ fn measure(name: &str, texts: &[String], only: &str, repeats: usize) {
     }
     let minhash = MinHash::new(112, 1);
     let mut signature = vec![0; 112];
-    time("signatures, 112 functions", &mut || {
+    time("signatures, 112 values", &mut || {
         let mut sum = 0;
         for shingles in &all {
             minhash.signature(shingles, &mut signature);
@@ -115,8 +115,8 @@ fn measure(name: &str, texts: &[String], only: &str, repeats: usize) {
         }
         sum
     });
-    let evaluations = all.iter().map(Vec::len).sum::<usize>() * 112;
-    println!("  {:<44} {:.2} G", "  hash evaluations", evaluations as f64 / 1e9);
+    let count = all.iter().map(Vec::len).sum::<usize>();
+    println!("  {:<44} {:.2} M", "  shingles", count as f64 / 1e6);
     for (what, family) in [
         ("trommel", Family::Trommel { permutations: 112, seed: 1 }),
         ("datatrove", Family::Datatrove { permutations: 112, seed: 1 }),

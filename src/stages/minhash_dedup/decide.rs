@@ -217,6 +217,7 @@ impl MinhashDedup {
             "near_below": if config.verify == Verify::None { 0.0 } else { NEAR },
             "rejected": effort.rejected,
             "rejected_near": effort.rejected_near,
+            "ruled_out": effort.ruled_out,
         });
         report.insert("pairs".into(), pairs);
         report.insert("bounds".into(), json!({"cut_rows": effort.cut_rows, "pairs_left_out": effort.left_out}));

@@ -306,7 +306,7 @@ impl Stage for MinhashDedupConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, Int64Array, ListBuilder, RecordBatch, UInt64Builder};
+use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, ListBuilder, RecordBatch, UInt64Builder};
 use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, SchemaRef};
 
 use super::{MinhashDedupConfig, Preset, Verify};
 use crate::dataset::schema::text_values;
 use crate::error::{Context as _, Kind, Result};
 use crate::ids::Fingerprint;
-use crate::sketch::{Bands, Family, Sketcher};
-use crate::stages::carry::ORDER;
-use crate::stages::columns::{cast_strictly, column, order_type, order_values, row_column, row_schema};
-use crate::stages::policy::Keep;
+use crate::sketch::{Bands, Family, Sketcher, to_set};
+use crate::stages::carry::OrderKey;
+use crate::stages::columns::{cast_strictly, column, row_column, row_schema};
 use crate::stages::seam::{RowLocal, ScanContext};
 use crate::text::shingle::{ShingleHash, Shingler};
 
@@ -20,7 +19,7 @@ use crate::text::shingle::{ShingleHash, Shingler};
 pub(super) const KEYS: &str = "keys";
 /// The signature of a row, 4 bytes a value, little-endian; zeros for a row without shingles.
 pub(super) const SIGNATURE: &str = "signature";
-/// Shingle hashes of a row, repeats included.
+/// The set of shingle hashes of a row, ascending.
 const SHINGLES: &str = "shingles";
 
 /// Makes the shingles that the configuration asks for.
@@ -44,14 +43,6 @@ fn sketcher(config: &MinhashDedupConfig) -> Sketcher {
         None => Family::Trommel { permutations, seed: config.seed },
     };
     family.sketcher(bands)
-}
-
-/// What orders the rows, beside the row id.
-enum OrderKey {
-    /// Bytes of the text as it stands in the shard.
-    Length,
-    /// A column of the shard.
-    Column(usize, DataType),
 }
 
 /// Makes the band keys of each row, and what else the barrier sees of it.
@@ -80,19 +71,11 @@ impl Sketch {
         if let Some(permutations) = signature {
             fields.push(ArrowField::new(SIGNATURE, DataType::FixedSizeBinary(4 * permutations as i32), false));
         }
-        let order = match &config.keep {
-            Keep::Longest | Keep::Shortest => {
-                fields.push(ArrowField::new(ORDER, DataType::Int64, false));
-                Some(OrderKey::Length)
-            }
-            Keep::By { column: name, .. } => {
-                let index = column(cx, name)?;
-                let kind = order_type(cx, cx.schema.field(index))?;
-                fields.push(ArrowField::new(ORDER, kind.clone(), true));
-                Some(OrderKey::Column(index, kind))
-            }
-            _ => None,
-        };
+        let order = OrderKey::try_new(&config.keep, cx)?;
+        let order = order.map(|(order, field)| {
+            fields.push(field);
+            order
+        });
         Ok(Self {
             text,
             within,
@@ -152,13 +135,8 @@ impl RowLocal for Sketch {
         if let Some(mut signatures) = signatures {
             columns.push(Arc::new(signatures.finish()));
         }
-        match &self.order {
-            Some(OrderKey::Length) => {
-                let lengths = texts.iter().map(|text| Some(text.map_or(0, str::len) as i64));
-                columns.push(Arc::new(lengths.collect::<Int64Array>()));
-            }
-            Some(OrderKey::Column(index, kind)) => columns.push(order_values(batch.column(*index), kind)?),
-            None => {}
+        if let Some(order) = &self.order {
+            columns.push(order.values(batch, texts.iter().map(|text| text.map_or(0, str::len)))?);
         }
         RecordBatch::try_new(Arc::clone(&self.output), columns).context(Kind::Internal, internal)
     }
@@ -210,6 +188,7 @@ impl RowLocal for Shingles {
         for text in texts.iter() {
             if let Some(text) = text {
                 self.shingler.shingles(text, &mut self.made);
+                to_set(&mut self.made);
                 lists.values().append_slice(&self.made);
             }
             lists.append(true);

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use arrow::array::{Array as _, AsArray as _};
+use arrow::array::AsArray as _;
 use arrow::datatypes::UInt64Type;
 
 use super::candidates::Candidates;
-use crate::cluster::{Found, Similarity};
+use crate::cluster::{Found, Prospect, Similarity};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::sketch::{agreement, jaccard_at_least, to_set};
+use crate::sketch::{agreement, jaccard_at_least};
 use crate::stages::seam::NamedRows;
 use crate::storage::scratch::Scratch;
 
@@ -36,22 +36,16 @@ impl Compared {
         let places = Mutex::new((vec![0_u64; wanted.len()], vec![0_u32; wanted.len()], 0_usize));
         source.read(&wanted, &|ids, batch| {
             let lists = batch.column(batch.num_columns() - 1).as_list::<i32>();
-            let values = lists.values().as_primitive::<UInt64Type>().values();
-            let (mut bytes, mut sizes, mut set) = (Vec::new(), Vec::with_capacity(ids.len()), Vec::new());
-            for row in 0..lists.len() {
-                set.clear();
-                set.extend_from_slice(&values[lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize]);
-                to_set(&mut set);
-                sizes.push(set.len());
-                bytes.extend(set.iter().flat_map(|shingle| shingle.to_le_bytes()));
-            }
-            let mut offset = scratch.append(&bytes)?;
+            let ends = lists.value_offsets();
+            let sets = lists.values().as_primitive::<UInt64Type>().values();
+            // All sets of the batch, as the machine holds them.
+            let start = scratch.append(sets.inner().as_slice())?;
             let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
             let (offsets, lengths, read) = &mut *places;
-            for (id, size) in ids.iter().zip(sizes) {
+            for (id, ends) in ids.iter().zip(ends.windows(2)) {
                 let place = wanted.binary_search(id).map_err(|_| Error::internal("a row that was not asked for was read"))?;
-                (offsets[place], lengths[place]) = (offset, size as u32);
-                offset += size as u64 * 8;
+                offsets[place] = start + (ends[0] as usize * size_of::<u64>()) as u64;
+                lengths[place] = (ends[1] - ends[0]) as u32;
                 *read += 1;
             }
             Ok(())
@@ -77,7 +71,7 @@ impl Compared {
         numbers.set.clear();
         numbers.signature.clear();
         if self.sets {
-            numbers.set.extend(bytes.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)));
+            numbers.set.extend(bytes.as_chunks::<8>().0.iter().map(|number| u64::from_ne_bytes(*number)));
         } else {
             numbers.signature.extend(bytes.as_chunks::<4>().0.iter().map(|number| u32::from_le_bytes(*number)));
         }
@@ -146,18 +140,19 @@ impl<'a> Pairs<'a> {
 }
 
 impl Similarity for Pairs<'_> {
-    fn upper(&self, later: u32, earlier: u32) -> f64 {
+    fn prospect(&self, later: u32, earlier: u32) -> Prospect {
         if self.sources.get(later as usize).is_some_and(|source| *source == self.sources[earlier as usize]) {
-            return f64::NEG_INFINITY;
+            return Prospect::Barred;
         }
         match self.compared {
             // The smaller set can at most lie in the larger one.
             Some(compared) if compared.sets => {
                 let size = |place: u32| f64::from(compared.lengths[self.members[place as usize] as usize]);
                 let (a, b) = (size(later), size(earlier));
-                if a.max(b) == 0.0 { 0.0 } else { a.min(b) / a.max(b) }
+                let upper = if a.max(b) == 0.0 { 0.0 } else { a.min(b) / a.max(b) };
+                if upper < self.minimum { Prospect::Apart } else { Prospect::AtMost(upper) }
             }
-            _ => 1.0,
+            _ => Prospect::AtMost(1.0),
         }
     }
 
