@@ -171,7 +171,7 @@ pub struct NearPairs {
 
 /// The pairs with a cosine of at least `minimum` that an index over `rows` finds.
 ///
-/// Each row is searched for in its own segment and in the earlier ones; a pair found from either side is a pair of the later row.
+/// Each row is searched for in its own segment and in the earlier ones (a row with copies up to the last copy's); a pair found from either side is a pair of the later row.
 /// Of copies of one vector only the first is paired with other vectors' rows as the earlier one. A copy is paired with the first
 /// row of its vector and with the rows before it that the search for that vector found: at most `config.neighbours` and one more.
 ///
@@ -278,7 +278,8 @@ impl<'a> HnswIndex<'a> {
         all
     }
 
-    /// The first positions of other vectors that are near the row at a first position, in its own and the earlier segments.
+    /// The first positions of other vectors that are near the row at a first position, in its own and the earlier segments; if it has
+    /// copies, up to the segment of the last one, so that each copy is paired with what lies between.
     fn neighbours(&self, position: u32, minimum: f64, unit: &mut Vec<f32>, space: &mut Space) -> Vec<(u32, f64)> {
         let query = self.rows.row(position as usize);
         unit.clear();
@@ -289,8 +290,9 @@ impl<'a> HnswIndex<'a> {
         }
         // One more, for the row finds itself.
         let ef = (self.config.ef_search.max(self.config.neighbours + 1), minimum);
+        let last = self.members(position).last();
         for segment in &self.segments {
-            if segment.points.first().is_some_and(|first| *first > position) {
+            if segment.points.first().copied() > last {
                 break;
             }
             let start = segment.points.binary_search(&position).ok().map(|node| node as u32);
@@ -586,6 +588,17 @@ mod tests {
         // Copies are paired with the first of their vector and with the near one if that comes before them.
         assert_eq!(near.earlier.len(), 150 + 2 * (300_000 - 151));
         assert!(near.earlier.iter().all(|earlier| [0, 150].contains(earlier)));
+    }
+
+    #[test]
+    fn a_copy_is_paired_with_what_lies_between_it_and_the_first() {
+        let vectors = Vectors::try_new([[0.0, 1.0], [0.6, 0.8], [0.0, 1.0], [0.5, 0.8], [0.0, 1.0]].concat(), 2).unwrap();
+        let rows = Rows::all(vectors.matrix());
+        for segment_rows in [1, 2, 100] {
+            let found = found(rows, 0.7, &with_segments(segment_rows));
+            assert_eq!(found.keys().copied().collect::<Vec<_>>(), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (4, 1), (4, 3)]);
+            assert_eq!(found, exact(rows, 0.7));
+        }
     }
 
     #[test]
