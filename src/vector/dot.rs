@@ -6,6 +6,8 @@ use crate::vector::Matrix;
 
 /// Lanes of [`dot`]: fixed, so that the order of additions is the same on every machine.
 const LANES: usize = 8;
+/// Lanes of [`rough`], fixed for the same reason: enough of them that no addition waits for the one before.
+const WIDE: usize = 32;
 
 /// All dot products of the rows of `rows` with the rows of `columns`, into `out` as `rows.rows()` rows of `columns.rows()`
 /// numbers, on the calling thread. Rounding: [`crate::vector::bound`].
@@ -61,6 +63,46 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     ((a + e) + (c + g)) + ((b + f) + (d + h)) + rest
 }
 
+/// The dot product in single precision, with the instructions that the machine has; equal inputs give equal bits on every machine,
+/// since no multiplication is fused with its addition. It guides searches whose results [`similarity`] then decides.
+pub(super) fn rough(a: &[f32], b: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        struct Rough<'a>(&'a [f32], &'a [f32]);
+        impl pulp::NullaryFnOnce for Rough<'_> {
+            type Output = f32;
+
+            #[expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
+            #[inline(always)]
+            fn call(self) -> f32 {
+                portable_rough(self.0, self.1)
+            }
+        }
+        return simd.vectorize(Rough(a, b));
+    }
+    portable_rough(a, b)
+}
+
+#[expect(clippy::inline_always, reason = "as above")]
+#[inline(always)]
+fn portable_rough(a: &[f32], b: &[f32]) -> f32 {
+    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<WIDE>(), b.as_chunks::<WIDE>());
+    let mut lanes = [0.0_f32; WIDE];
+    for (x, y) in whole_a.iter().zip(whole_b) {
+        for lane in 0..WIDE {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    let mut width = WIDE / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    rest_a.iter().zip(rest_b).fold(lanes[0], |sum, (x, y)| sum + x * y)
+}
+
 /// The cosine of two vectors of one length, in double precision, in [-1, 1]; exactly 1 for equal vectors; NaN where one of them
 /// has no direction. This number alone decides: blocked products only propose.
 #[must_use]
@@ -105,6 +147,8 @@ mod tests {
         fn dot_equals_the_plain_sum(values in prop::collection::vec((-1.0_f32..1.0, -1.0_f32..1.0), 0..100)) {
             let (a, b): (Vec<f32>, Vec<f32>) = values.into_iter().unzip();
             prop_assert!((dot(&a, &b) - plain(&a, &b)).abs() < 1e-12);
+            prop_assert!((f64::from(rough(&a, &b)) - plain(&a, &b)).abs() < 1e-4);
+            prop_assert_eq!(rough(&a, &b).to_bits(), portable_rough(&a, &b).to_bits());
         }
 
         #[test]

@@ -3,7 +3,6 @@
 //! Blocks are cut by row number alone and results are handed over in a fixed order, so that no thread count moves a bit.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -47,6 +46,12 @@ impl<'a> Rows<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Numbers in a row.
+    #[must_use]
+    pub fn dimensions(&self) -> usize {
+        self.matrix.dimensions
     }
 
     /// The row at `position`.
@@ -120,8 +125,8 @@ fn above(numbers: &[f32], cut: f32, mut hit: impl FnMut(usize, f32)) {
     }
 }
 
-/// Marks the positions whose vector is bit for bit that of an earlier position.
-fn copies(rows: Rows<'_>) -> Vec<bool> {
+/// For each position the first position whose vector is bit for bit the same: its own, unless it is a copy.
+pub(super) fn firsts(rows: Rows<'_>) -> Vec<u32> {
     // The hash only finds candidates, and a missed copy costs time alone, so a plain multiplicative hash does.
     let hash = |position: usize| {
         rows.row(position)
@@ -129,20 +134,13 @@ fn copies(rows: Rows<'_>) -> Vec<bool> {
             .fold(0_u64, |hash, number| (hash.rotate_left(5) ^ u64::from(number.to_bits())).wrapping_mul(0x517C_C1B7_2722_0A95))
     };
     let hashes: Vec<u64> = (0..rows.len()).into_par_iter().map(hash).collect();
-    let mut first: HashMap<u64, usize> = HashMap::with_capacity(rows.len());
-    let mut is_copy = vec![false; rows.len()];
-    for (position, hash) in hashes.into_iter().enumerate() {
-        match first.entry(hash) {
-            Entry::Vacant(entry) => {
-                entry.insert(position);
-            }
-            Entry::Occupied(entry) => {
-                let (a, b) = (rows.row(*entry.get()), rows.row(position));
-                is_copy[position] = a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
-            }
-        }
-    }
-    is_copy
+    let mut seen: HashMap<u64, usize> = HashMap::with_capacity(rows.len());
+    let first = |(position, hash)| {
+        let first = *seen.entry(hash).or_insert(position);
+        let equal = rows.row(first).iter().zip(rows.row(position)).all(|(x, y)| x.to_bits() == y.to_bits());
+        (if equal { first } else { position }) as u32
+    };
+    hashes.into_iter().enumerate().map(first).collect()
 }
 
 /// Compares each row with the rows before it, in order, and lets a rule decide row by row.
@@ -169,7 +167,7 @@ pub fn compare_earlier<S: Sync>(
     let squares = rows.squares();
     let bound = Bound::new(rows.matrix.dimensions, &squares, &squares);
     let cut = bound.cut(minimum);
-    let is_copy = copies(rows);
+    let first = firsts(rows);
     let exact = |later: u32, earlier: u32| {
         let (a, b) = (later as usize, earlier as usize);
         cosine(dot(rows.row(a), rows.row(b)), squares[a], squares[b])
@@ -223,7 +221,7 @@ pub fn compare_earlier<S: Sync>(
                     }
                 }
             }
-            if decide(state, later) && !is_copy[start + row] {
+            if decide(state, later) && first[start + row] == later {
                 live.push(later);
             }
         }

@@ -1,4 +1,4 @@
-//! Vectors: blocked dot products, the exact streaming comparison of all rows, spherical k-means.
+//! Vectors: blocked dot products, the exact streaming comparison of all rows, an approximate index, spherical k-means.
 //!
 //! Two numbers stand for one pair. A blocked product in single precision finds the pairs that may matter; its last bits depend on
 //! the processor. [`similarity`] then decides in double precision with one fixed order of additions, so that no result depends on
@@ -7,10 +7,13 @@
 pub mod bound;
 pub mod dot;
 pub mod flat;
+mod graph;
+pub mod hnsw;
 pub mod kmeans;
 
 pub use dot::similarity;
 pub use flat::{Rows, compare_earlier, nearest};
+pub use hnsw::{HnswConfig, HnswIndex, NearPairs, near_pairs};
 pub use kmeans::KMeans;
 
 use crate::error::{Error, Result};

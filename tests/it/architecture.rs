@@ -23,6 +23,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("ort", &["src/embed/runtime.rs"]),
     ("tract_onnx", &["src/embed/tract.rs"]),
     ("tokenizers", &["src/embed/"]),
+    ("hnsw_rs", &["src/vector/hnsw.rs"]),
     ("serde_saphyr", &["src/config/load.rs"]),
     ("indicatif", &["src/telemetry/"]),
     ("clap", &["src/cli/"]),
