@@ -168,7 +168,9 @@ def main():
     options.model = options.model.absolute()
     files = {"path": str(options.model / options.file), "tokenizer": str(options.model / "tokenizer.json")}
     model = {"model": files, "provider": "cpu", "max_tokens": MAX_TOKENS, "batch_tokens": BATCH_TOKENS}
-    figures, failures, lines = {}, [], []
+    figures, failures = {}, []
+    print(f"trommel and Python run {options.file} of {options.model.name} by onnxruntime {onnxruntime.__version__}")
+    head, widths = ["set", "measure", "trommel", "Python", "difference", "built-in model"], [5, 25, 8, 8, 10, 14]
     for name in options.sets:
         questions = Questions(options, name)
         ours, stage, whole = run_trommel(options, questions, model)
@@ -176,20 +178,18 @@ def main():
         builtin, stage_builtin, _ = run_trommel(options, questions, {"model": "builtin"})
         apart = 1 - (vectors.unit(ours.astype(np.float64)) * vectors.unit(theirs.astype(np.float64))).sum(axis=1)
         texts = len(questions.texts)
-        print(f"{name}: {texts // 2} pairs; embed stage {stage:.1f} s ({whole:.1f} s whole process), Python {seconds:.1f} s,", end=" ")
+        print(f"\n{name}: {texts // 2} pairs; embed stage {stage:.1f} s ({whole:.1f} s whole process), Python {seconds:.1f} s,", end=" ")
         print(f"built-in model {stage_builtin:.1f} s; largest 1 - cosine of a text's two vectors {apart.max():.1e}", flush=True)
         of = [questions.figures(cosines(found)) for found in (ours, theirs, builtin)]
         figures[name] = {"pairs": texts // 2, "seconds": {"trommel": stage, "python": seconds, "builtin": stage_builtin}}
         figures[name] |= {"apart": float(apart.max()), "trommel": of[0], "python": of[1], "builtin": of[2]}
+        lines = []
         for measure, value in of[0].items():
             difference = abs(value - of[1][measure])
             lines.append([name, measure, f"{value:.5f}", f"{of[1][measure]:.5f}", f"{difference:.1e}", f"{of[2][measure]:.5f}"])
             if not difference <= options.tolerance:
                 failures.append(f"{name}, {measure}: trommel {value}, Python {of[1][measure]}")
-    print()
-    head = ["set", "measure", "trommel", "Python", "difference", "built-in model"]
-    vectors.print_table(head, [5, 25, 8, 8, 10, 14], lines)
-    print(f"\ntrommel and Python run {options.file} of {options.model.name} by onnxruntime {onnxruntime.__version__}")
+        vectors.print_table(head, widths, lines)
     near.finish(options, figures, failures)
 
 

@@ -239,11 +239,13 @@ def first_words(failure, lines=3):
 
 
 def sampled_recall(report):
-    """The recall that the stage itself measured on a sample, or None: a number under `recall`, or the one that a map there calls so."""
+    """The share of pairs found that the stage itself measured on a sample, or None: `recall` with `percent`, or with `found` of `pairs`."""
     found = report.get("recall")
     if isinstance(found, dict):
-        found = next((value for key, value in found.items() if key in ("recall", "share", "value")), None)
-    return found if isinstance(found, (int, float)) else None
+        if found.get("percent") is not None:
+            return found["percent"] / 100
+        return found["found"] / found["pairs"] if found.get("pairs") and "found" in found else None
+    return float(found) if isinstance(found, (int, float)) else None
 
 
 def shown(value, digits=4):

@@ -6,14 +6,15 @@ usage: vectors_determinism.py [--trommel PATH] [--cache FOLDER] [--methods auto 
 
 A method is a word of `method`, with other keys of the stage after commas where wanted (`ivf,probe=8`); `default` names none.
 
-The input has clusters, copies, groups of equal rows, and bad vectors: NaN, infinite, zero and null. It is cut in three ways that keep the order of rows:
-one file; three files, made last first; seven files of unequal length and other row groups, one of them empty. A run's lineage is all rows sorted by id,
-with decision, stage, reason, representative's id, score (every bit), copies and detail; its hash must be the same in all runs of a method. So must be the
-stage's report in the manifest, and the counts of bad vectors must be those planted. Every combination is run; with --one-at-a-time each setting is varied alone.
+The input has clusters, copies, groups of equal rows, and bad vectors: NaN, infinite, zero and null. It is cut in three ways that keep the order
+of rows: one file; three files, made last first; seven files of unequal length and other row groups, one of them empty. A run's lineage is all
+rows sorted by id, with decision, stage, reason, representative's id, score (every bit), copies and detail; its hash must be the same in all runs
+of a method. So must be the stage's report in the manifest, and the counts of bad vectors must be those planted. Every combination is run; with
+--one-at-a-time each setting is varied alone.
 
-Two more runs of each method: `on_bad_vector: drop` must drop exactly the planted rows; and with the rows in another order and `keep: {by: rank}` for a rank
-that goes with the row, `flat` must drop the same rows for the same representatives (for an approximate index the rows that differ are printed, no more).
-Prints mismatches and ends with 1 if there are any.
+Two more runs of each method: `on_bad_vector: drop` must drop exactly the planted rows; and with the rows in another order and `keep: {by: rank}`
+for a rank that goes with the row, `flat` must drop the same rows for the same representatives (for an approximate index the rows that differ are
+printed, no more). Prints mismatches and ends with 1 if there are any.
 """
 
 import argparse
@@ -139,7 +140,8 @@ def try_method(options, method, whole, bad, patterns, failures):
     runs = sum(map(len, seen.values()))
     print(f"{method}: {runs} runs, {len(seen)} lineages, the first {next(iter(seen))[:16]}; {dropped} dropped; bad vectors", end=" ")
     print(f"{json.dumps(report.get('bad_vectors', {}), sort_keys=True)}; in another order of rows {moved} rows differ", flush=True)
-    return {"runs": runs, "lineages": {hash: len(of) for hash, of in seen.items()}, "dropped": dropped, "bad": report.get("bad_vectors"), "moved": moved}
+    lineages = {hashed: len(of) for hashed, of in seen.items()}
+    return {"runs": runs, "lineages": lineages, "dropped": dropped, "bad": report.get("bad_vectors"), "moved": moved}
 
 
 def main():

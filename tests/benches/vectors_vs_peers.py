@@ -119,8 +119,8 @@ def compare(options, copies, failures):
     pattern = vectors.planted_shards(options.cache, options.rows, options.dimensions, copies)
     least = 1 - options.epsilon
     referee = Referee(pattern, least)
-    print(f"\n{copies}: {options.rows} x {options.dimensions}, {len(referee.pairs.cosine)} true pairs over {least:g}, {referee.below} within .01", end="")
-    print(f" below, {referee.close} within {CLOSE:g} of it; exact star drops {referee.star.sum()}", flush=True)
+    print(f"\n{copies}: {options.rows} x {options.dimensions}, {len(referee.pairs.cosine)} true pairs over {least:g}, {referee.below}", end=" ")
+    print(f"within .01 below, {referee.close} within {CLOSE:g} of it; exact star drops {referee.star.sum()}", flush=True)
     contestants = [f"trommel {method}" for method in options.methods] + options.peers
     runs = {name: [] for name in contestants}
     for number in range(max(options.rounds, options.peer_rounds)):
@@ -135,7 +135,8 @@ def compare(options, copies, failures):
                     failures.append(f"{name}: {vectors.first_words(failure)}")
                 continue
             runs[name].append(run)
-            print(f"round {number + 1}: {name:15} {run['seconds']:8.2f} s {json.dumps({part: round(of, 3) for part, of in run['phases'].items()})}", flush=True)
+            parts = json.dumps({part: round(seconds, 3) for part, seconds in run["phases"].items()})
+            print(f"round {number + 1}: {name:15} {run['seconds']:8.2f} s {parts}", flush=True)
     head = ["", "seconds", "search", "CPU s", "MiB", "pairs", "precision", "recall", "settled", "dropped", "missed", "extra", "orphans"]
     rows, figures = [], {"true_pairs": len(referee.pairs.cosine), "star": int(referee.star.sum()), "programs": {}}
     for name, of in runs.items():
