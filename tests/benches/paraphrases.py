@@ -12,7 +12,8 @@ onnxruntime and tokenizers, and once more in trommel with the built-in model.
   pairs are labelled where the score is 4.5 or more.
 * Spearman: rank correlation of cosine and score, for STS-B.
 
-A check fails where trommel and Python differ by more than --tolerance (.001) in any of these. --pairs takes the first so many pairs of each set.
+A check fails where trommel and Python differ by more than --tolerance (.001) in any of these. --pairs takes so many pairs of each set at most,
+spread evenly.
 """
 
 import argparse
@@ -62,7 +63,8 @@ class Questions:
 
     def __init__(self, options, name):
         table = pq.read_table(options.data / "pairs" / f"{SETS[name]}.parquet")
-        table = table.slice(0, options.pairs) if options.pairs else table
+        if options.pairs:
+            table = table.take(pa.array(range(0, table.num_rows, -(-table.num_rows // options.pairs))))
         self.name, self.texts = name, table["a"].to_pylist() + table["b"].to_pylist()
         self.labels = table["label"].to_numpy() == 1
         self.scores = table["score"].to_numpy() if "score" in table.column_names else None
@@ -160,7 +162,7 @@ def main():
     parser.add_argument("--file", default="model.onnx", help="name of the ONNX file in it")
     library = Path(onnxruntime.__file__).parent / "capi"
     parser.add_argument("--onnxruntime", type=Path, default=library, help="ONNX Runtime for trommel; default the one that Python uses")
-    parser.add_argument("--pairs", type=int, help="pairs of each set at most")
+    parser.add_argument("--pairs", type=int, help="pairs of each set at most, spread evenly")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--tolerance", type=float, default=0.001)
     options = parser.parse_args()

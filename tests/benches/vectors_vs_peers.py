@@ -156,7 +156,7 @@ def compare(options, copies, failures):
     vectors.print_table(head, [22, 8, 8, 7, 6, 7, 9, 8, 8, 8, 7, 6, 8], rows)
     for name, figure in figures["programs"].items():
         if figure["gflops"]:
-            print(f"{name}: {figure['gflops']:.0f} GFLOP/s, if each pair of rows is multiplied once")
+            print(f"{name}: {figure['gflops']:.0f} GFLOP/s with the search for pairs, if each pair of rows is multiplied once")
     for name, figure in figures["programs"].items():
         if figure["report"]:
             print(f"\n{name}, the stage's report in the manifest:")
