@@ -144,7 +144,8 @@ struct Reduction {
 impl Fit for Reduction {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Fitted>> {
         Box::pin(async move {
-            let (dimensions, rows) = (input.dimensions, input.rows as usize);
+            // A matrix has a dimension even where no row has a vector.
+            let (dimensions, rows) = (input.dimensions.max(1), input.rows as usize);
             let found = QUERIES * (self.config.neighbors as usize * size_of::<u32>() + size_of::<Vec<u32>>());
             let memory = fitting::reserve(engine, dimensions, rows * (dimensions * size_of::<f32>() + ROW_BYTES) + found)?;
             let mut moments = Moments::new(dimensions);
@@ -157,7 +158,7 @@ impl Fit for Reduction {
             let mut report = seen.report();
             let fitted = spawn::blocking("neighbours", move || {
                 let _memory = memory;
-                let vectors = Matrix::try_new(&data, dimensions.max(1))?;
+                let vectors = Matrix::try_new(&data, dimensions)?;
                 let distinct = Distinct::of(vectors, &Random::new(self.config.seed, self.stage.as_str()));
                 let shape = (self.config.dims as usize, self.config.neighbors as usize);
                 cca::fit(vectors, &distinct, moments.finish(), shape, self.config.floor, QUERIES)

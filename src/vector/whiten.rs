@@ -123,7 +123,8 @@ fn spectrum(eigen: &Eigen, rank: usize, kept: std::ops::Range<usize>) -> Spectru
         rank,
         condition: if rank == 0 { 0.0 } else { largest(eigen) / eigen.values[rank - 1] },
         effective_rank: if total > 0.0 { entropy.exp() } else { 0.0 },
-        explained,
+        // Shares may add up to a rounding more than all.
+        explained: explained.min(1.0),
     }
 }
 
