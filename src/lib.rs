@@ -30,7 +30,8 @@
 //!    hash; its place in the list is its ordinal; a row is (ordinal, row number).
 //! 2. `run::scan` reads each shard once, only the columns that stages name. Row-local stages decide, barriers get their cheap
 //!    features (hashes, draws, ordering columns), and the document ids are kept: one narrow row for each row of the shard.
-//! 3. For each stage in plan order: `run::feature` embeds the live rows of its one column, `run::barrier` streams the narrow live
+//! 3. For each stage in plan order: `run::feature` embeds the live rows of its one column, `run::fitted` fits a map to all vectors and
+//!    makes a table of new ones for each shard, `run::barrier` streams the narrow live
 //!    rows of all shards through the stage and splits its drops into one table a shard; one that must see texts names rows, which
 //!    `run::named` reads once more by row selection. Which rows are live is computed shard by
 //!    shard from the artefacts (`run::context`), never held for all.
@@ -53,6 +54,8 @@
 //! * One operator adapter (`engine::shard_exec`) stands for scan, stage and sink of a phase: the work between a descriptor and a
 //!   receipt is ordinary code, which is easier to read and to test than a chain of stream operators, and the seam that other
 //!   machines need (descriptors in, receipts out, artefacts as the truth) is the same.
+//! * A barrier decides and makes no columns; a stage that fits to all rows and then makes one narrow row for each has a shape of its own
+//!   (`stages::seam::Shape::Fitted`): the fit is one artefact, and its vectors are one a shard, made and read as those of `embed`.
 //! * [`declare`] is a module of the base: stages (floor 4) and the pipeline file (floor 5) read from the same tables, and the JSON
 //!   Schema is printed from them.
 //! * `run` computes what `plan` prints, because cached artefacts are known by what a run would compute.

@@ -37,6 +37,8 @@ pub const MAX_MODEL_BYTES: u64 = 2 << 30;
 pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 /// Dimensions of an embedding.
 pub const MAX_DIMENSIONS: usize = 16_384;
+/// Dimensions of vectors that a map is fitted to: time grows with their cube, memory with their square.
+pub const MAX_FITTED_DIMENSIONS: usize = 4_096;
 /// Rows in one window of an embedding stage: windows are cut by row number alone, so that no thread count moves a bit.
 pub const EMBED_WINDOW_ROWS: usize = 4_096;
 

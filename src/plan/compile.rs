@@ -67,7 +67,7 @@ pub struct PlannedStage {
     pub config: StageConfig,
     /// Its inputs.
     pub inputs: Vec<Input>,
-    /// The stage whose vectors it compares, as a place in the plan.
+    /// The stage whose vectors it takes, as a place in the plan.
     pub embedding: Option<usize>,
     /// For each source, whether its rows can reach this stage.
     pub reached_by: Vec<bool>,

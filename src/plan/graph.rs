@@ -39,7 +39,7 @@ impl Graph {
         self.inputs.get(stage).map_or(&[], Vec::as_slice)
     }
 
-    /// The embed stage whose vectors a stage compares; `None` for a stage that compares none.
+    /// The stage whose vectors a stage takes; `None` for a stage that takes none.
     #[must_use]
     pub fn embedding(&self, stage: usize) -> Option<usize> {
         self.embeddings.get(stage).copied().flatten()
@@ -329,7 +329,7 @@ fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTree
     }
 }
 
-/// The embed stage whose vectors the stage `index` compares: the one that it names, else the nearest above.
+/// The stage whose vectors the stage `index` takes: the one that it names, else the nearest above.
 fn embedding(
     index: usize,
     stage: &StageOutline,
@@ -338,7 +338,7 @@ fn embedding(
     inputs: &[Vec<Input>],
     out: &mut Diagnostics,
 ) -> Option<usize> {
-    let makes = |stage: &usize| outline.stages.get(*stage).is_some_and(|stage| matches!(stage.config, Some(StageConfig::Embed(_))));
+    let makes = |stage: &usize| outline.stages.get(*stage).and_then(|stage| stage.config.as_ref()).is_some_and(StageConfig::makes_column);
     let id = |stage: usize| outline.stages.get(stage).and_then(|stage| stage.id.as_ref()).map_or("", |id| id.id.as_str());
     let path = format!("{}.embedding", stage.path);
     let position = stage.embedding_position.or(stage.position);
@@ -362,14 +362,14 @@ fn embedding(
         let nearest = nearest_above(index, inputs, &makes);
         if let [first, _, ..] = nearest.as_slice() {
             let all: Vec<String> = nearest.iter().map(|embed| format!("`{}`", id(*embed))).collect();
-            let message = format!("the embed stages {} are equally near", all.join(" and "));
+            let message = format!("the vectors of {} are equally near", all.join(" and "));
             out.add(&path, position, message, Some(format!("say which one is meant: `embedding: {}`", id(*first))));
             return None;
         }
         let Some(only) = nearest.first() else {
             let hint =
                 "put `- {id: vectors, embed: {model: builtin}}` above it, or `embed: {from: COLUMN}` for vectors that the shards have";
-            let message = "the stage compares vectors, and no stage above it makes any";
+            let message = "the stage takes vectors, and no stage above it makes any";
             out.add(&stage.path, stage.position, message, Some(hint.into()));
             return None;
         };
@@ -387,7 +387,7 @@ fn embedding(
     Some(found)
 }
 
-/// The embed stages above `start` at the smallest distance in edges, in file order.
+/// The stages that make vectors above `start` at the smallest distance in edges, in file order.
 fn nearest_above(start: usize, inputs: &[Vec<Input>], makes: &impl Fn(&usize) -> bool) -> Vec<usize> {
     let mut seen = BTreeSet::from([start]);
     let mut ring = BTreeSet::from([start]);

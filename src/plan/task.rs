@@ -36,10 +36,23 @@ pub fn scan(plan: &Plan, source: usize, shard: &ContentHash, rows: u64, types: &
 #[must_use]
 pub fn feature(plan: &Plan, index: usize, shard: &ContentHash, column: &str, live: &BooleanBuffer, model: &blake3::Hash) -> TaskKey {
     let key = Fingerprint::new("trommel feature").number(FORMAT).part(shard.as_bytes()).part(column);
-    let bits: Vec<u8> = live.iter().collect::<arrow::array::BooleanArray>().values().sliced().to_vec();
     let config = &plan.stages[index].config;
     let key = key.part(config.kind()).number(u64::from(config.version())).part(config.canonical().to_string());
-    key.number(live.len() as u64).part(bits).part(model.as_bytes()).finish().into()
+    live_rows(key, live).part(model.as_bytes()).finish().into()
+}
+
+/// The vectors that a fitted map makes of one shard: the fit (which knows the configuration), the vectors that it takes, and which of
+/// their rows are live.
+#[must_use]
+pub fn mapped(fit: &TaskKey, vectors: &TaskKey, live: &BooleanBuffer) -> TaskKey {
+    let key = Fingerprint::new("trommel mapped").number(FORMAT).part(fit.as_bytes()).part(vectors.as_bytes());
+    live_rows(key, live).finish().into()
+}
+
+/// Adds which rows are live.
+fn live_rows(key: Fingerprint, live: &BooleanBuffer) -> Fingerprint {
+    let bits: Vec<u8> = live.iter().collect::<arrow::array::BooleanArray>().values().sliced().to_vec();
+    key.number(live.len() as u64).part(bits)
 }
 
 /// A barrier: the artefacts that it reads, in the order of the corpus, and which of their rows are live.
@@ -60,8 +73,7 @@ impl BarrierKey {
         for artefact in artefacts {
             key = key.part(artefact.as_bytes());
         }
-        let bits: Vec<u8> = live.iter().collect::<arrow::array::BooleanArray>().values().sliced().to_vec();
-        Self(key.number(live.len() as u64).part(bits))
+        Self(live_rows(key, live))
     }
 
     /// The key.

@@ -46,8 +46,8 @@ fn table_name(ordinal: usize) -> String {
     format!("{ordinal:08}.parquet")
 }
 
-/// The key of barrier `stage`, and how many rows reach it.
-fn key(cx: &RunContext, stage: usize) -> Result<(TaskKey, u64)> {
+/// The key of what stage `stage` makes of the rows of all shards, and how many rows reach it.
+pub(super) fn key(cx: &RunContext, stage: usize) -> Result<(TaskKey, u64)> {
     let planned = &cx.plan.stages[stage];
     let mut key = BarrierKey::new(&cx.plan, stage);
     let mut rows = 0;
@@ -55,10 +55,19 @@ fn key(cx: &RunContext, stage: usize) -> Result<(TaskKey, u64)> {
         let live = cx.live(shard, stage)?.reaching(stage);
         rows += live.count_set_bits() as u64;
         let mut artefacts = vec![cx.scans[shard.id.ordinal()]];
-        artefacts.extend(planned.embedding.and_then(|embedding| cx.features.get(&embedding)?.get(shard.id.ordinal()).copied().flatten()));
+        artefacts.extend(planned.embedding.and_then(|embedding| cx.feature_key(shard, embedding)));
         key = key.shard(shard.id, &artefacts, &live);
     }
     Ok((key.finish(), rows))
+}
+
+/// The `rows` narrow rows that reach stage `stage`.
+pub(super) fn input(cx: &Arc<RunContext>, stage: usize, rows: u64) -> Result<Narrow> {
+    let reader = NarrowReader::open(Arc::clone(cx), stage)?;
+    let (schema, dimensions) = (reader.schema(), reader.dimensions());
+    let sources = cx.snapshot.shards.iter().map(|shard| shard.source).collect();
+    let named = Arc::new(NamedReader { cx: Arc::clone(cx), stage });
+    Ok(Narrow { rows, stream: rows_of(schema, reader), dimensions, sources, named })
 }
 
 /// Barrier `stage` if its artefact is there.
@@ -75,12 +84,8 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
     }
     let planned = &cx.plan.stages[stage];
     let barrier = planned.config.barrier(&planned.id).ok_or_else(|| Error::internal("a stage that is no barrier"))?;
-    let reader = NarrowReader::open(Arc::clone(cx), stage)?;
-    let (schema, dimensions) = (reader.schema(), reader.dimensions());
-    let sources = cx.snapshot.shards.iter().map(|shard| shard.source).collect();
-    let named = Arc::new(NamedReader { cx: Arc::clone(cx), stage });
-    let input = Narrow { rows, stream: rows_of(schema, reader), dimensions, sources, named };
-    let outcome = barrier.run(&cx.engine, input).await.map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
+    let outcome =
+        barrier.run(&cx.engine, input(cx, stage, rows)?).await.map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
     let folder = cx.artefacts.begin(&key)?;
     let mut drops = outcome.drops;
     let mut writer = DropWriter { folder, open: None, files: Vec::new(), reasons: BTreeMap::new(), last: None };

@@ -16,7 +16,6 @@ use crate::engine::cluster::LocalCluster;
 use crate::error::{Error, Result};
 use crate::ids::TaskKey;
 use crate::plan::compile::{Input, Plan};
-use crate::stages::StageConfig;
 use crate::stages::policy::OnBadVector;
 use crate::stages::seam::{ROW, STATUS, Shape};
 use crate::state::artefacts::{Artefacts, read_table, unreadable};
@@ -32,7 +31,7 @@ pub(super) struct RunContext {
     pub(super) telemetry: Telemetry,
     /// The first scan's artefact of each shard.
     pub(super) scans: Vec<TaskKey>,
-    /// For each feature stage that is done, the artefact of each shard that reaches it.
+    /// For each stage that makes vectors and is done, the artefact of each shard that reaches it.
     pub(super) features: BTreeMap<usize, Vec<Option<TaskKey>>>,
     /// For each barrier that is done, its artefact, and which shards it dropped rows of.
     pub(super) decisions: BTreeMap<usize, barrier::Decided>,
@@ -90,7 +89,7 @@ impl RunContext {
                         let mask = decided.get(&stage).ok_or_else(|| Error::internal("a row-local stage was not scanned"))?;
                         &reaches & mask
                     }
-                    Shape::Feature => self.without_bad_vectors(shard, stage, &reaches)?,
+                    Shape::Feature | Shape::Fitted => self.without_bad_vectors(shard, stage, &reaches)?,
                     Shape::Barrier => self.without_drops(shard, stage, &reaches)?,
                 };
                 live.through[stage] = Some(through);
@@ -154,10 +153,7 @@ impl RunContext {
     }
 
     fn without_bad_vectors(&self, shard: &Shard, stage: usize, reaches: &BooleanBuffer) -> Result<BooleanBuffer> {
-        let StageConfig::Embed(config) = &self.plan.stages[stage].config else {
-            return Err(Error::internal("a feature stage of another kind"));
-        };
-        if config.on_bad_vector != OnBadVector::Drop {
+        if self.plan.stages[stage].config.made_vectors() != Some(OnBadVector::Drop) {
             return Ok(reaches.clone());
         }
         let mut mask = BooleanBufferBuilder::new(reaches.len());
@@ -187,9 +183,13 @@ impl RunContext {
         Ok(bad)
     }
 
-    /// The table of a feature stage for one shard.
+    /// The artefact of a stage that makes vectors for one shard.
+    pub(super) fn feature_key(&self, shard: &Shard, stage: usize) -> Option<TaskKey> {
+        self.features.get(&stage)?.get(shard.id.ordinal()).copied()?
+    }
+
+    /// The table of a stage that makes vectors for one shard.
     pub(super) fn feature_file(&self, shard: &Shard, stage: usize) -> Option<std::path::PathBuf> {
-        let key = self.features.get(&stage)?.get(shard.id.ordinal())?.as_ref()?;
-        Some(self.artefacts.file(key, feature::TABLE))
+        Some(self.artefacts.file(&self.feature_key(shard, stage)?, feature::TABLE))
     }
 }

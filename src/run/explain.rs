@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::context::RunContext;
 use super::runner::{Prepared, RunOptions, scan_keys, schemas};
-use super::{barrier, feature};
+use super::{barrier, feature, fitted};
 use crate::dataset::snapshot::Shard;
 use crate::engine::cluster::LocalCluster;
 use crate::engine::{Engine, EngineOptions};
@@ -83,6 +83,12 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
             Shape::RowLocal => continue,
             Shape::Feature => feature_phase(&mut context, stage, embedders.get(&stage), known)?,
             Shape::Barrier => barrier_phase(&mut context, stage, known)?,
+            Shape::Fitted => {
+                let fit = fit_phase(&context, stage, known)?;
+                known &= fit.cached == Some(fit.tasks);
+                phases.push(fit);
+                mapped_phase(&mut context, stage, known)?
+            }
         };
         known &= phase.cached == Some(phase.tasks);
         phases.push(phase);
@@ -162,6 +168,31 @@ fn feature_phase(cx: &mut RunContext, stage: usize, embedder: Option<&SharedEmbe
         cx.features.insert(stage, keys);
     }
     Ok(PhasePlan { kind: "feature", stages: vec![id], reads, tasks, cached, bytes: size, notes: planned_notes })
+}
+
+fn fit_phase(cx: &RunContext, stage: usize, known: bool) -> Result<PhasePlan> {
+    let planned = &cx.plan.stages[stage];
+    let cached = if known { Some(u64::from(fitted::done(cx, stage)?.is_some())) } else { None };
+    let (stages, reads) = (vec![planned.id.to_string()], "vectors, to fit a map".to_owned());
+    Ok(PhasePlan { kind: "barrier", stages, reads, tasks: 1, cached, bytes: 0, notes: planned.config.notes() })
+}
+
+fn mapped_phase(cx: &mut RunContext, stage: usize, known: bool) -> Result<PhasePlan> {
+    let planned = &cx.plan.stages[stage];
+    let tasks = cx.snapshot.shards.iter().filter(|shard| planned.reached_by[shard.source]).count() as u64;
+    let stages = vec![planned.id.to_string()];
+    let mut phase =
+        PhasePlan { kind: "feature", stages, reads: "vectors of live rows".into(), tasks, cached: None, bytes: 0, notes: Vec::new() };
+    if known {
+        let keys = fitted::tasks(cx, stage, &fitted::key(cx, stage)?)?;
+        let mut done = 0;
+        for key in keys.iter().flatten() {
+            done += u64::from(cx.artefacts.receipt(key)?.is_some());
+        }
+        phase.cached = Some(done);
+        cx.features.insert(stage, keys);
+    }
+    Ok(phase)
 }
 
 fn barrier_phase(cx: &mut RunContext, stage: usize, known: bool) -> Result<PhasePlan> {

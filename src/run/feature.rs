@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
 use serde_json::{Map, Value, json};
 
@@ -67,6 +68,20 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize, embedder: Option<Sha
     let model = model_hash(embedder.as_ref());
     let keys = tasks(cx, stage, &model)?;
     let feature: Arc<dyn Feature> = embed::feature(config, embedder)?.into();
+    make_missing(cx, &format!("embed {}", planned.id), keys, move |cx, shard, key| {
+        let live = cx.live(shard, stage)?.reaching(stage);
+        make(cx, shard, stage, &live, key, feature.as_ref())
+    })
+    .await
+}
+
+/// Runs `make` for each shard whose artefact is not there yet, one after the other: the work on one uses all threads by itself.
+pub(super) async fn make_missing(
+    cx: &Arc<RunContext>,
+    name: &str,
+    keys: Vec<Option<TaskKey>>,
+    make: impl Fn(&RunContext, &Shard, &TaskKey) -> Result<()> + Send + Sync + 'static,
+) -> Result<Made> {
     let mut wanted: BTreeMap<TaskKey, Descriptor> = BTreeMap::new();
     let mut cached = 0;
     for (shard, key) in cx.snapshot.shards.iter().zip(&keys) {
@@ -78,13 +93,10 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize, embedder: Option<Sha
         }
     }
     let ran = wanted.len() as u64;
-    let phase = cx.telemetry.phase(&format!("embed {}", planned.id), ran, wanted.values().map(|task| task.bytes).sum());
+    let phase = cx.telemetry.phase(name, ran, wanted.values().map(|task| task.bytes).sum());
     let context = Arc::clone(cx);
-    // A model uses all threads by itself: its shards go one after the other.
     run_tasks(cx, "Feature", wanted.into_values().collect(), 1, &phase, move |descriptor| {
-        let shard = &context.snapshot.shards[descriptor.ordinal];
-        let live = context.live(shard, stage)?.reaching(stage);
-        make(&context, shard, stage, &live, &descriptor.key, feature.as_ref())
+        make(&context, &context.snapshot.shards[descriptor.ordinal], &descriptor.key)
     })
     .await?;
     phase.finish();
@@ -92,7 +104,6 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize, embedder: Option<Sha
 }
 
 fn make(cx: &RunContext, shard: &Shard, stage: usize, live: &BooleanBuffer, key: &TaskKey, feature: &dyn Feature) -> Result<()> {
-    let folder = cx.artefacts.begin(key)?;
     let column = column(cx, shard, stage)?;
     let request = ReadRequest { columns: &[&column], schema: None, selection: Some(live), batch_rows: cx.engine.batch_rows() };
     let stop = cx.engine.stop().clone();
@@ -100,8 +111,21 @@ fn make(cx: &RunContext, shard: &Shard, stage: usize, live: &BooleanBuffer, key:
         stop.check()?;
         batch
     });
+    write_table(cx, shard, live.count_set_bits() as u64, key, feature, &mut rows)
+}
+
+/// Writes the artefact of one shard: what `feature` makes of `rows`, a row for each of the `live` ones.
+pub(super) fn write_table(
+    cx: &RunContext,
+    shard: &Shard,
+    live: u64,
+    key: &TaskKey,
+    feature: &dyn Feature,
+    rows: &mut (dyn Iterator<Item = Result<RecordBatch>> + Send),
+) -> Result<()> {
+    let folder = cx.artefacts.begin(key)?;
     let writer: std::cell::RefCell<Option<TableWriter>> = std::cell::RefCell::default();
-    let facts = feature.run(&mut rows, &mut |schema| {
+    let facts = feature.run(rows, &mut |schema| {
         *writer.borrow_mut() = Some(TableWriter::create(&folder, TABLE, schema)?);
         let writer = &writer;
         Ok(Box::new(move |batch| match writer.borrow_mut().as_mut() {
@@ -111,12 +135,10 @@ fn make(cx: &RunContext, shard: &Shard, stage: usize, live: &BooleanBuffer, key:
     })?;
     let writer = writer.into_inner().ok_or_else(|| Error::internal("a feature wrote no table"))?;
     let file = writer.finish()?;
-    if file.rows != live.count_set_bits() as u64 {
+    if file.rows != live {
         return Err(Error::internal(format!(
-            "a feature gave another number of rows shard=`{}` live=`{}` made=`{}`",
-            shard.path,
-            live.count_set_bits(),
-            file.rows
+            "a feature gave another number of rows shard=`{}` live=`{live}` made=`{}`",
+            shard.path, file.rows
         )));
     }
     cx.artefacts.commit(key, &Receipt { files: vec![file], facts })

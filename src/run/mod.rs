@@ -4,6 +4,7 @@ mod barrier;
 mod context;
 pub mod explain;
 mod feature;
+mod fitted;
 mod lineage;
 mod named;
 mod narrow;

@@ -114,6 +114,41 @@ fn candidate_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     lines
 }
 
+/// What a stage that fits found.
+fn fitted_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
+    let number = |name: &str| report.get(name).and_then(Value::as_f64);
+    let Some(dimensions) = report.get("dimensions").and_then(Value::as_object) else { return Vec::new() };
+    let of = |name: &str| dimensions.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let mut line = format!("dimensions: {} of {}", of("to"), of("from"));
+    // Writing to a string cannot fail.
+    if let Some(share) = number("explained_variance") {
+        let _ = write!(line, ", {:.1} % of the variance", 100.0 * share);
+    }
+    if let Some(rank) = number("rank") {
+        let _ = write!(line, ", rank {rank}");
+    }
+    if let Some(correlations) = report.get("correlations").and_then(Value::as_array)
+        && let (Some(first), Some(last)) = (correlations.first().and_then(Value::as_f64), correlations.last().and_then(Value::as_f64))
+    {
+        let _ = write!(line, ", correlations between neighbours {first:.3} to {last:.3}");
+    }
+    if let Some(twins) = number("twins") {
+        let _ = write!(line, ", {twins} twins left out");
+    }
+    let mut lines = vec![line];
+    if let (Some(rows), Some(rank)) = (number("fitted_rows"), number("rank"))
+        && rows < FEW_ROWS_A_DIMENSION * of("from") as f64
+        && rank > 0.0
+    {
+        lines.push(format!("fitted to only {rows} rows: with so few for each dimension, noise counts like what the texts say"));
+    }
+    lines
+}
+
+/// Below so many rows a dimension the smallest variances are badly known: by Marchenko and Pastur's law those of white noise then look
+/// as if they differed by a factor of four.
+const FEW_ROWS_A_DIMENSION: f64 = 9.0;
+
 /// What a stage counted that is worth a line.
 fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     let mut lines = Vec::new();
@@ -137,6 +172,7 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
             lines.push(format!("{word}: {}", count(number)));
         }
     }
+    lines.extend(fitted_lines(report));
     lines.extend(candidate_lines(report));
     if let Some(entries) = report.get("by_threshold").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
         for entry in entries {

@@ -12,7 +12,7 @@ use super::prune::{DataFile, annotation_names};
 use super::report::Summary;
 use super::scan::ScanTask;
 use super::task::{Descriptor, run_tasks};
-use super::{barrier, feature, lineage, prune};
+use super::{barrier, feature, fitted, lineage, prune};
 use crate::config::model::{Source, Write};
 use crate::dataset::schema::{NeededColumn, Wanted, common_type, reconcile};
 use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
@@ -358,8 +358,11 @@ async fn carry_out(
         cx.engine.stop().check()?;
         match planned.config.shape() {
             Shape::RowLocal => continue,
-            Shape::Feature => {
-                let made = feature::run(&cx, stage, embedders.get(&stage).cloned()).await?;
+            Shape::Feature | Shape::Fitted => {
+                let made = match planned.config.shape() {
+                    Shape::Fitted => fitted::run(&cx, stage).await?,
+                    _ => feature::run(&cx, stage, embedders.get(&stage).cloned()).await?,
+                };
                 tasks_cached += made.cached;
                 tasks_run += made.ran;
                 reports.insert(stage, made.report);

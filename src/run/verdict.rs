@@ -39,7 +39,7 @@ pub(super) struct Verdict {
     /// All drops of it, one a branch, in the order of the plan after the main one: the first that names a kept row, else the first. None:
     /// it is kept.
     pub(super) drops: Vec<Drop>,
-    /// Why its vector cannot be compared, if an embed stage found so.
+    /// Why its vector cannot be compared, if a stage that makes vectors found so.
     pub(super) embedding_status: Option<Status>,
 }
 
@@ -61,7 +61,7 @@ impl Verdicts {
         let mut stages = Vec::new();
         let mut bad = BTreeMap::new();
         for (index, planned) in cx.plan.stages.iter().enumerate() {
-            if planned.config.shape() == Shape::Feature && planned.reached_by[shard.source] {
+            if planned.config.makes_column() && planned.reached_by[shard.source] {
                 bad.extend(cx.bad_vectors(shard, index)?);
             }
             let Some(dropped) = live.dropped_by(index).filter(|dropped| dropped.count_set_bits() > 0) else { continue };
@@ -70,7 +70,7 @@ impl Verdicts {
                     let file = cx.decisions.get(&index).and_then(|decided| decided.file(&cx.artefacts, shard));
                     Why::Table(Cursor::open(file.ok_or_else(|| Error::internal("a barrier dropped rows and left no table"))?)?)
                 }
-                Shape::Feature | Shape::RowLocal => Why::Own,
+                Shape::Feature | Shape::Fitted | Shape::RowLocal => Why::Own,
             };
             stages.push((index, dropped, why));
         }
@@ -114,7 +114,10 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
     use crate::stages::StageConfig;
     match cx.plan.stages[stage].config {
         StageConfig::Sample(_) => "not_selected",
-        StageConfig::Embed(_) => "bad_vector",
+        StageConfig::Embed(_)
+        | StageConfig::EmbeddingWhitening(_)
+        | StageConfig::NeighborDimReduction(_)
+        | StageConfig::DimensionSelect(_) => "bad_vector",
         StageConfig::Filter(_)
         | StageConfig::ExactDedup(_)
         | StageConfig::MinhashDedup(_)

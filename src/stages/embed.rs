@@ -562,7 +562,7 @@ impl Lengths {
 }
 
 /// Writes vectors as an artefact holds them: row, vector (null where it is not sound), status.
-struct VectorTable<'a> {
+pub(super) struct VectorTable<'a> {
     schema: SchemaRef,
     dimensions: usize,
     /// The dimension before `dims` cut it.
@@ -571,7 +571,8 @@ struct VectorTable<'a> {
 }
 
 impl<'a> VectorTable<'a> {
-    fn start(dimensions: usize, precision: Precision, start: &'a mut Start<'_>) -> Result<Self> {
+    /// Starts the table.
+    pub(super) fn start(dimensions: usize, precision: Precision, start: &'a mut Start<'_>) -> Result<Self> {
         let float = match precision {
             Precision::F32 => DataType::Float32,
             Precision::F16 => DataType::Float16,
@@ -587,7 +588,7 @@ impl<'a> VectorTable<'a> {
     }
 
     /// Writes the vectors of `rows`, counted in `tally`. Half precision may find more of them unsound.
-    fn write(&mut self, rows: Vec<u64>, vectors: Vec<f32>, mut statuses: Vec<Status>, tally: &mut Tally) -> Result<()> {
+    pub(super) fn write(&mut self, rows: Vec<u64>, vectors: Vec<f32>, mut statuses: Vec<Status>, tally: &mut Tally) -> Result<()> {
         let internal = || "cannot build vectors".to_owned();
         let DataType::FixedSizeList(item, size) = self.schema.field(1).data_type() else { return Err(Error::internal(internal())) };
         debug_assert_eq!(vectors.len(), rows.len() * self.dimensions);
@@ -614,9 +615,9 @@ impl<'a> VectorTable<'a> {
     }
 }
 
-/// What an embed stage counts of one shard.
+/// What a stage that makes vectors counts of one shard.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     tokens: u64,
     truncated: u64,
     statuses: BTreeMap<&'static str, u64>,
@@ -629,7 +630,11 @@ impl Tally {
         }
     }
 
-    fn finish(self, policy: OnBadVector) -> Result<Map<String, Value>> {
+    /// The facts of the shard.
+    ///
+    /// # Errors
+    /// Input, if there are bad vectors and the policy is to fail.
+    pub(super) fn finish(self, policy: OnBadVector) -> Result<Map<String, Value>> {
         let bad: u64 = self.statuses.iter().filter(|(status, _)| **status != Status::Ok.as_str()).map(|(_, count)| count).sum();
         if policy == OnBadVector::Fail && bad > 0 {
             return Err(Error::input(format!("rows have no sound vector rows=`{bad}` statuses=`{}`", json!(self.statuses)))

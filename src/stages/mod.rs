@@ -8,11 +8,15 @@ use crate::ids::StageId;
 
 mod carry;
 pub(crate) mod columns;
+pub mod dimension_select;
 mod draw;
 pub mod embed;
+pub mod embedding_whitening;
 pub mod exact_dedup;
 pub mod filter;
+mod fitting;
 pub mod minhash_dedup;
+pub mod neighbor_dim_reduction;
 pub mod policy;
 pub mod prototypes;
 pub mod sample;
@@ -20,10 +24,14 @@ pub mod seam;
 pub mod semantic_dedup;
 mod vectors;
 
+use self::policy::OnBadVector;
+pub use dimension_select::DimensionSelectConfig;
 pub use embed::EmbedConfig;
+pub use embedding_whitening::EmbeddingWhiteningConfig;
 pub use exact_dedup::ExactDedupConfig;
 pub use filter::FilterConfig;
 pub use minhash_dedup::MinhashDedupConfig;
+pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
 pub use sample::SampleConfig;
 pub use semantic_dedup::SemanticDedupConfig;
@@ -41,6 +49,12 @@ pub enum StageConfig {
     MinhashDedup(MinhashDedupConfig),
     /// `embed`.
     Embed(EmbedConfig),
+    /// `embedding_whitening`.
+    EmbeddingWhitening(EmbeddingWhiteningConfig),
+    /// `neighbor_dim_reduction`.
+    NeighborDimReduction(NeighborDimReductionConfig),
+    /// `dimension_select`.
+    DimensionSelect(DimensionSelectConfig),
     /// `semantic_dedup`.
     SemanticDedup(SemanticDedupConfig),
     /// `prototypes`.
@@ -58,6 +72,21 @@ pub const KINDS: &[Field] = &[
         "Of rows whose texts share most of their shingles, keeps one; each pair is verified.",
     ),
     optional("embed", Shape::Map(embed::FIELDS), "Makes a vector of each row, with a model or from a column."),
+    optional(
+        "embedding_whitening",
+        Shape::Map(embedding_whitening::FIELDS),
+        "Makes new vectors of those above in which every direction counts the same.",
+    ),
+    optional(
+        "neighbor_dim_reduction",
+        Shape::Map(neighbor_dim_reduction::FIELDS),
+        "Makes shorter vectors of those above in which neighbours stay neighbours (TLDR in closed form).",
+    ),
+    optional(
+        "dimension_select",
+        Shape::Map(dimension_select::FIELDS),
+        "Makes shorter vectors of those above: the dimensions that vary much and repeat little (Inf-FS).",
+    ),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
 ];
@@ -72,32 +101,55 @@ impl StageConfig {
             "exact_dedup" => Self::ExactDedup(ExactDedupConfig::read(fields, out)),
             "minhash_dedup" => Self::MinhashDedup(MinhashDedupConfig::read(fields, out)),
             "embed" => Self::Embed(EmbedConfig::read(fields, out)),
+            "embedding_whitening" => Self::EmbeddingWhitening(EmbeddingWhiteningConfig::read(fields, out)),
+            "neighbor_dim_reduction" => Self::NeighborDimReduction(NeighborDimReductionConfig::read(fields, out)),
+            "dimension_select" => Self::DimensionSelect(DimensionSelectConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
             _ => return None,
         })
     }
 
-    /// Whether the stage compares vectors, and so needs an embed stage above it.
+    /// Whether the stage takes vectors, and so needs a stage above it that makes some.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
-        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_))
+        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_)) || self.shape() == seam::Shape::Fitted
     }
 
-    /// The embed stage that the user named, if any.
+    /// The stage whose vectors the user named, if any.
     #[must_use]
     pub fn embedding(&self) -> Option<&StageId> {
         match self {
             Self::SemanticDedup(config) => config.embedding.as_ref(),
             Self::Prototypes(config) => config.embedding.as_ref(),
+            Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
+            Self::NeighborDimReduction(config) => config.embedding.as_ref(),
+            Self::DimensionSelect(config) => config.embedding.as_ref(),
             Self::Filter(_) | Self::Sample(_) | Self::ExactDedup(_) | Self::MinhashDedup(_) | Self::Embed(_) => None,
         }
     }
 
-    /// Whether the stage makes a column, which is named by the stage's id and can be added to the output.
+    /// Whether the stage makes a column of vectors, which is named by the stage's id and can be added to the output.
     #[must_use]
     pub fn makes_column(&self) -> bool {
-        matches!(self, Self::Embed(_))
+        self.made_vectors().is_some()
+    }
+
+    /// What becomes of rows with bad vectors, for a stage that makes vectors.
+    #[must_use]
+    pub fn made_vectors(&self) -> Option<OnBadVector> {
+        match self {
+            Self::Embed(config) => Some(config.on_bad_vector),
+            Self::EmbeddingWhitening(config) => Some(config.on_bad_vector),
+            Self::NeighborDimReduction(config) => Some(config.on_bad_vector),
+            Self::DimensionSelect(config) => Some(config.on_bad_vector),
+            Self::Filter(_)
+            | Self::Sample(_)
+            | Self::ExactDedup(_)
+            | Self::MinhashDedup(_)
+            | Self::SemanticDedup(_)
+            | Self::Prototypes(_) => None,
+        }
     }
 }
 
@@ -111,6 +163,9 @@ impl std::ops::Deref for StageConfig {
             Self::ExactDedup(config) => config,
             Self::MinhashDedup(config) => config,
             Self::Embed(config) => config,
+            Self::EmbeddingWhitening(config) => config,
+            Self::NeighborDimReduction(config) => config,
+            Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
         }

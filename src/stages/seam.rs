@@ -12,6 +12,7 @@ use crate::embed::Embedder;
 use crate::engine::{Engine, RowStream};
 use crate::error::Result;
 use crate::ids::StageId;
+use crate::vector::affine::Affine;
 
 /// The row's number inside its shard (u64), in what a scan gives to row-local stages and features.
 pub const ROW: &str = "trommel_row";
@@ -33,6 +34,9 @@ pub enum Shape {
     Feature,
     /// Sees the narrow rows of all shards at once.
     Barrier,
+    /// Fits a map to the vectors of all shards, then makes a narrow row for each live row by it: a barrier that decides nothing, then a
+    /// feature.
+    Fitted,
 }
 
 /// What names mean in one source: stages see columns under their own names, and `text` and `id` as names for the roles.
@@ -112,6 +116,15 @@ pub trait Stage: Debug + Send + Sync {
     fn barrier(&self, _stage: &StageId) -> Option<Box<dyn Barrier>> {
         None
     }
+    /// What fits the map of a fitted stage; `None` for other shapes.
+    fn fit(&self, _stage: &StageId) -> Option<Box<dyn Fit>> {
+        None
+    }
+    /// What makes a fitted stage's vectors by its map: the scan gives a table of vectors ([`ROW`], [`VECTOR`], [`STATUS`]); `None` for
+    /// other shapes.
+    fn transform(&self, _map: Affine) -> Option<Box<dyn Feature>> {
+        None
+    }
 }
 
 /// Decides or describes each row by itself.
@@ -171,6 +184,22 @@ pub trait Barrier: Send {
 pub struct Outcome {
     /// Rows of [`drop_fields`], sorted by [`ROW_ID`], each at most once.
     pub drops: RowStream,
+    /// The stage's section of the report.
+    pub report: Map<String, Value>,
+}
+
+/// Fits a map of vectors to all rows at once.
+///
+/// Law: as that of [`Barrier`].
+pub trait Fit: Send {
+    /// Runs it.
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Fitted>>;
+}
+
+/// What was fitted.
+pub struct Fitted {
+    /// The map.
+    pub map: Affine,
     /// The stage's section of the report.
     pub report: Map<String, Value>,
 }

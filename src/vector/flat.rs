@@ -72,7 +72,7 @@ impl<'a> Rows<'a> {
     }
 
     /// A run of positions as one matrix: a view where the rows lie together, else a copy in `buffer`.
-    fn block<'b>(&self, positions: Range<usize>, buffer: &'b mut Vec<f32>) -> Matrix<'b>
+    pub(super) fn block<'b>(&self, positions: Range<usize>, buffer: &'b mut Vec<f32>) -> Matrix<'b>
     where
         'a: 'b,
     {

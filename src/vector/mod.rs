@@ -1,15 +1,24 @@
-//! Vectors: blocked dot products, the exact streaming comparison of all rows, an approximate index, spherical k-means.
+//! Vectors: blocked dot products, the exact streaming comparison of all rows, an approximate index, spherical k-means; maps that are
+//! fitted to all vectors (whitening, twin CCA) and the choice of dimensions.
 //!
 //! Two numbers stand for one pair. A blocked product in single precision finds the pairs that may matter; its last bits depend on
 //! the processor. [`similarity`] then decides in double precision with one fixed order of additions, so that no result depends on
 //! threads, blocks or machine. [`bound`] is the proof that the first never hides a pair from the second.
 
+pub mod affine;
 pub mod bound;
+pub mod cca;
+pub mod dimensions;
 pub mod dot;
+pub mod double;
+pub mod eigen;
 pub mod flat;
 mod graph;
 pub mod hnsw;
 pub mod kmeans;
+pub mod moments;
+pub mod neighbours;
+pub mod whiten;
 
 pub use dot::similarity;
 pub use flat::{Rows, compare_earlier, nearest};

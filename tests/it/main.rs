@@ -13,6 +13,7 @@ mod dedup;
 mod doctor;
 mod embed_onnxruntime;
 mod faults;
+mod fitted;
 mod fixture;
 mod help;
 mod init;
