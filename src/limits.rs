@@ -41,6 +41,10 @@ pub const MAX_DIMENSIONS: usize = 16_384;
 pub const MAX_FITTED_DIMENSIONS: usize = 4_096;
 /// Rows in one window of an embedding stage: windows are cut by row number alone, so that no thread count moves a bit.
 pub const EMBED_WINDOW_ROWS: usize = 4_096;
+/// Bytes of text after which such a window ends where long texts are read whole, in chunks: its vectors wait for the whole window.
+pub const EMBED_WINDOW_BYTES: usize = 16 << 20;
+/// Tokens of a text that is cut into chunks, if `max_tokens` does not say; the rest is cut off and counted.
+pub const MAX_CHUNKED_TOKENS: u32 = 1 << 20;
 
 /// Texts that `pairs` and `why` print at most, in characters a text.
 pub const MAX_SHOWN_CHARACTERS: usize = 2_000;

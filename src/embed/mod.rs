@@ -1,11 +1,13 @@
 //! Embeddings: texts in, vectors out, by an ONNX model and a tokenizer. One interface over two runtimes (`runtime`): the built-in
 //! static model on tract, model files on ONNX Runtime.
 //!
-//! A window of rows goes through four steps: its texts are tokenised (`tokenise`), cut into batches by length (`batch`), run
-//! through the model (`runtime`), and checked and put back into row order (`guard`). Tokenising the next windows overlaps the
+//! A window of rows goes through five steps: its texts are tokenised (`tokenise`), long ones cut into chunks where that is asked
+//! for (`chunk`), the chunks put into batches by length (`batch`), run through the model (`runtime`), and checked and put back into
+//! row order (`guard`). Tokenising the next windows overlaps the
 //! inference of this one. Only the texts of a window shape its batches, so the vectors are the same bits for any number of threads.
 
 pub mod batch;
+mod chunk;
 pub mod guard;
 mod library;
 pub mod model;
@@ -19,6 +21,8 @@ mod wordpiece;
 use std::sync::{Mutex, PoisonError};
 
 use self::batch::Batch;
+pub use self::chunk::Chunking;
+use self::chunk::{Chunk, Cutter};
 use self::guard::Status;
 pub use self::library::{Origin, find_library};
 pub use self::model::{ModelFiles, ModelSource};
@@ -34,6 +38,8 @@ use crate::limits::MAX_DIMENSIONS;
 pub struct EmbedOptions {
     /// The most tokens of a text, special tokens included; what is longer is cut on the right.
     pub max_tokens: usize,
+    /// How texts of more tokens than the model takes are cut into chunks; `None` gives it `max_tokens` at once.
+    pub chunk: Option<Chunking>,
     /// The most tokens of a batch, padding included; `None` takes [`Provider::batch_tokens`] of what the model runs on.
     pub batch_tokens: Option<usize>,
     /// What the model runs on.
@@ -54,6 +60,7 @@ impl Default for EmbedOptions {
     fn default() -> Self {
         Self {
             max_tokens: 256,
+            chunk: None,
             batch_tokens: None,
             provider: Provider::Auto,
             pooling: Pooling::Auto,
@@ -72,16 +79,21 @@ pub struct Embedded {
     pub vectors: Vec<f32>,
     /// What became of each row.
     pub statuses: Vec<Status>,
-    /// Tokens that went through the model, padding not counted.
+    /// Tokens that went through the model, padding not counted; a token that two chunks share counts twice.
     pub tokens: u64,
     /// Rows whose text was cut to `max_tokens`.
     pub truncated: u64,
+    /// Rows whose text was cut into several chunks.
+    pub chunked: u64,
+    /// Chunks that went through the model; a text that was not cut is one.
+    pub chunks: u64,
 }
 
 /// A model and a tokenizer, ready to embed.
 #[derive(Debug)]
 pub struct Embedder {
     tokeniser: Tokeniser,
+    cutter: Cutter,
     sessions: Vec<Mutex<Session>>,
     options: EmbedOptions,
     batch_tokens: usize,
@@ -102,12 +114,13 @@ impl Embedder {
         // The static model was made without special tokens.
         let tokeniser = Tokeniser::new(files.tokenizer(), options.max_tokens, !files.is_builtin())
             .map_err(|error| error.context(format!("cannot use the tokenizer of the model model=`{}`", files.name())))?;
+        let cutter = Cutter::new(options.chunk, tokeniser.special())?;
         let Opened { sessions, provider, notes } =
             runtime.open(files, options.provider, options.pooling, options.threads, options.session_bytes)?;
         let batch_tokens = options.batch_tokens.unwrap_or_else(|| provider.batch_tokens());
         let identity = identity(runtime, files, &options, batch_tokens, provider);
         let name = files.name().to_owned();
-        let mut embedder = Self { tokeniser, sessions, options, batch_tokens, provider, dimensions: 0, identity, notes, name };
+        let mut embedder = Self { tokeniser, cutter, sessions, options, batch_tokens, provider, dimensions: 0, identity, notes, name };
         embedder.dimensions = embedder.probe()?;
         Ok(embedder)
     }
@@ -148,7 +161,7 @@ impl Embedder {
         pipeline::run(self, windows, sink)
     }
 
-    /// Runs the model on a made-up text of one token and on one of `max_tokens`, so that what does not fit shows at once.
+    /// Runs the model on a made-up text of one token and on the longest that it will get, so that what does not fit shows at once.
     fn probe(&self) -> Result<usize> {
         let session = self.sessions.first().ok_or_else(|| Error::internal("a model was opened without a session"))?;
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,7 +176,12 @@ impl Embedder {
             })
         };
         let full = run(1, "are tokenizer and model of the same make? The tokenizer's ids must be rows of the model's table")?.len();
-        run(self.options.max_tokens, "set `max_tokens` to what the model was made for (512 for most BERT models)")?;
+        match self.options.chunk {
+            Some(chunk) if chunk.tokens < self.options.max_tokens => {
+                run(chunk.tokens, "set `tokens` of `chunk` to what the model was made for (512 for most BERT models)")?
+            }
+            _ => run(self.options.max_tokens, "set `max_tokens` to what the model was made for (512 for most BERT models)")?,
+        };
         if full > MAX_DIMENSIONS {
             let error =
                 Error::model(format!("vectors have too many dimensions model=`{}` found=`{full}` limit=`{MAX_DIMENSIONS}`", self.name));
@@ -179,10 +197,8 @@ impl Embedder {
 
     /// Tokenises a window and cuts it into batches.
     fn prepare(&self, texts: &[Option<String>]) -> Result<Prepared> {
-        let tokens = self.tokeniser.encode_all(texts)?;
-        let count = |tokens: &Option<Tokens>| tokens.as_ref().map_or(0, |tokens| tokens.ids.len() as u32);
-        let counts: Vec<u32> = tokens.iter().map(count).collect();
-        let statuses = tokens
+        let rows = self.tokeniser.encode_all(texts)?;
+        let statuses = rows
             .iter()
             .map(|tokens| match tokens {
                 None => Status::Null,
@@ -190,22 +206,35 @@ impl Embedder {
                 Some(_) => Status::Ok,
             })
             .collect();
+        let special = self.tokeniser.special();
+        let (mut chunks, mut chunked) = (Vec::with_capacity(rows.len()), 0);
+        for (row, tokens) in (0..).zip(&rows) {
+            let own = tokens.as_ref().map_or(0, |tokens| tokens.ids.len().saturating_sub(special));
+            let cut = self.cutter.cut(own);
+            let of = cut.len();
+            chunked += u64::from(of > 1);
+            chunks.extend(cut.map(|tokens| Chunk { row, tokens, of }));
+        }
+        let counts: Vec<u32> = chunks.iter().map(|chunk| (chunk.tokens.len() + special) as u32).collect();
         let batches = batch::pack(&counts, self.batch_tokens);
-        let truncated = tokens.iter().flatten().filter(|tokens| tokens.truncated).count() as u64;
-        Ok(Prepared { batches, statuses, total: counts.iter().map(|count| u64::from(*count)).sum(), truncated, tokens })
+        let tokens = counts.iter().map(|count| u64::from(*count)).sum();
+        let truncated = rows.iter().flatten().filter(|tokens| tokens.truncated).count() as u64;
+        Ok(Prepared { texts: Texts { rows, chunks, tokens, truncated, chunked }, batches, statuses })
     }
 
-    /// The padded tensors of a batch: ids and mask, rows x longest.
-    fn tensors(&self, batch: &Batch, tokens: &[Option<Tokens>]) -> (Vec<i64>, Vec<i64>) {
-        let size = batch.rows.len() * batch.longest;
+    /// The padded tensors of a batch: ids and mask, chunks x longest.
+    fn tensors(&self, batch: &Batch, texts: &Texts) -> (Vec<i64>, Vec<i64>) {
+        let size = batch.chunks.len() * batch.longest;
         let (mut ids, mut mask) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        for (place, row) in (1..).zip(&batch.rows) {
-            if let Some(Some(tokens)) = tokens.get(*row as usize) {
-                ids.extend(tokens.ids.iter().map(|id| i64::from(*id)));
+        for (end, place) in (1..).zip(&batch.chunks) {
+            if let Some(chunk) = texts.chunks.get(*place as usize)
+                && let Some(Some(tokens)) = texts.rows.get(chunk.row as usize)
+            {
+                ids.extend(self.tokeniser.part(tokens, &chunk.tokens).map(i64::from));
                 mask.resize(ids.len(), 1);
             }
-            ids.resize(place * batch.longest, self.tokeniser.padding());
-            mask.resize(place * batch.longest, 0);
+            ids.resize(end * batch.longest, self.tokeniser.padding());
+            mask.resize(end * batch.longest, 0);
         }
         (ids, mask)
     }
@@ -230,17 +259,25 @@ impl Embedder {
 
 /// A window ready for the model.
 struct Prepared {
-    tokens: Vec<Option<Tokens>>,
+    texts: Texts,
     batches: Vec<Batch>,
     statuses: Vec<Status>,
-    total: u64,
+}
+
+/// The texts of a window as tokens, and what is counted of them.
+struct Texts {
+    rows: Vec<Option<Tokens>>,
+    /// In the order of rows, then of the text.
+    chunks: Vec<Chunk>,
+    tokens: u64,
     truncated: u64,
+    chunked: u64,
 }
 
 fn identity(runtime: &Runtime, files: &ModelFiles, options: &EmbedOptions, batch_tokens: usize, provider: Provider) -> blake3::Hash {
-    let EmbedOptions { max_tokens, batch_tokens: _, provider: _, pooling, normalize, dims, threads: _, session_bytes: _ } = options;
+    let EmbedOptions { max_tokens, chunk, batch_tokens: _, provider: _, pooling, normalize, dims, threads: _, session_bytes: _ } = options;
     let [backend, version, build] = runtime.maker(files);
-    Fingerprint::new("trommel embedder 1")
+    let name = Fingerprint::new("trommel embedder 1")
         .part(blake3::hash(files.model()).as_bytes())
         .part(blake3::hash(files.tokenizer()).as_bytes())
         .number(*max_tokens as u64)
@@ -251,8 +288,13 @@ fn identity(runtime: &Runtime, files: &ModelFiles, options: &EmbedOptions, batch
         .part(backend)
         .part(version)
         .part(build)
-        .part(provider.as_str())
-        .finish()
+        .part(provider.as_str());
+    // Only where there are chunks: vectors without them keep their name.
+    let name = match chunk {
+        Some(Chunking { tokens, overlap }) => name.part("chunks, mean").number(*tokens as u64).number(*overlap as u64),
+        None => name,
+    };
+    name.finish()
 }
 
 #[cfg(test)]

@@ -22,8 +22,18 @@ const BUILTIN_TOKENIZER: &[u8] = include_bytes!("builtin/tokenizer.json");
 const DOMAINS: [&str; 3] = ["", "ai.onnx", "com.microsoft"];
 
 /// Operators that only models with layers of weights have; tract does not run such graphs with dynamic shapes reliably.
-const LAYERED: [&str; 8] =
-    ["MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul", "LayerNormalization", "Attention", "Softmax"];
+const LAYERED: [&str; 10] = [
+    "MatMul",
+    "Gemm",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "DynamicQuantizeMatMul",
+    "QLinearMatMul",
+    "LayerNormalization",
+    "Attention",
+    "Softmax",
+];
 
 /// Where model and tokenizer come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -408,7 +418,10 @@ mod tests {
     fn layers_are_seen() {
         assert!(!preflight(&model(&[node("Gather", "", &[])])).unwrap().layered);
         assert!(preflight(&model(&[node("Gather", "", &[]), node("MatMul", "", &[])])).unwrap().layered);
-        assert!(preflight(&model(&[node("Attention", "com.microsoft", &[])])).unwrap().layered);
+        // What quantisers write.
+        for operator in ["Attention", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"] {
+            assert!(preflight(&model(&[node(operator, "com.microsoft", &[])])).unwrap().layered);
+        }
     }
 
     #[test]

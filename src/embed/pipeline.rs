@@ -1,6 +1,6 @@
 //! The threads of an embedder: one tokenises windows ahead, one a session runs batches, and the caller's puts results back into
-//! row order. Batches are handed out to whoever is free; where a result goes depends on its window and row alone. All batches of a
-//! window are handed out at once, as lists of rows: the tokeniser never waits for a session, only for whole windows.
+//! row order. Batches are handed out to whoever is free; where a result goes depends on its window and chunk alone. All batches of a
+//! window are handed out at once, as lists of chunks: the tokeniser never waits for a session, only for whole windows.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::batch::Batch;
+use super::chunk::{self, Part};
 use super::guard::Status;
 use super::runtime::Session;
-use super::tokenise::Tokens;
-use super::{Embedded, Embedder, Prepared};
+use super::{Embedded, Embedder, Prepared, Texts};
 use crate::error::{Error, Result};
 
 /// Windows that are tokenised and wait for their results to be collected, beside the one that is being collected.
@@ -21,23 +21,22 @@ const AHEAD: usize = 2;
 
 /// A window whose batches are on their way.
 struct Head {
+    texts: Arc<Texts>,
     batches: usize,
     statuses: Vec<Status>,
-    tokens: u64,
-    truncated: u64,
 }
 
-/// A batch to run, and the tokens of its window.
+/// A batch to run, and the texts of its window.
 struct Job {
     window: u64,
     batch: Batch,
-    tokens: Arc<[Option<Tokens>]>,
+    texts: Arc<Texts>,
 }
 
 /// A batch that was run.
 struct Done {
     window: u64,
-    rows: Vec<u32>,
+    chunks: Vec<u32>,
     made: Result<(Vec<f32>, Vec<Status>)>,
 }
 
@@ -58,7 +57,7 @@ where
             threads.push(scope.spawn(move || infer(embedder, session, jobs, &done_sender, stop)));
         }
         drop(done_sender);
-        let collected = collect(embedder.dimensions, heads, &done, &mut sink);
+        let collected = collect(embedder, heads, &done, &mut sink);
         stop.store(true, Ordering::Relaxed);
         // All are joined, so that a panic in one is an error here and no panic of the scope.
         let panicked = threads.into_iter().map(thread::ScopedJoinHandle::join).filter(thread::Result::is_err).count();
@@ -83,14 +82,13 @@ where
                 return;
             }
         };
-        let Prepared { tokens, batches, statuses, total, truncated } = prepared;
-        let head = Head { batches: batches.len(), statuses, tokens: total, truncated };
-        if heads.send(Ok(head)).is_err() {
+        let Prepared { texts, batches, statuses } = prepared;
+        let texts = Arc::new(texts);
+        if heads.send(Ok(Head { texts: Arc::clone(&texts), batches: batches.len(), statuses })).is_err() {
             return;
         }
-        let tokens: Arc<[Option<Tokens>]> = tokens.into();
         for batch in batches {
-            if stop.load(Ordering::Relaxed) || jobs.send(Job { window, batch, tokens: Arc::clone(&tokens) }).is_err() {
+            if stop.load(Ordering::Relaxed) || jobs.send(Job { window, batch, texts: Arc::clone(&texts) }).is_err() {
                 return;
             }
         }
@@ -101,18 +99,18 @@ where
 fn infer(embedder: &Embedder, session: &Mutex<Session>, jobs: &Mutex<Receiver<Job>>, done: &Sender<Done>, stop: &AtomicBool) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { window, batch, tokens }) = job else { return };
+        let Ok(Job { window, batch, texts }) = job else { return };
         if stop.load(Ordering::Relaxed) {
             continue;
         }
         let embed = || {
-            let (ids, mask) = embedder.tensors(&batch, &tokens);
+            let (ids, mask) = embedder.tensors(&batch, &texts);
             let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-            embedder.embed(&mut session, &ids, &mask, batch.rows.len())
+            embedder.embed(&mut session, &ids, &mask, batch.chunks.len())
         };
         // A panic must not leave the collector waiting for a result that never comes.
         let made = catch_unwind(AssertUnwindSafe(embed)).unwrap_or_else(|_| Err(Error::internal("the model's runtime panicked")));
-        if done.send(Done { window, rows: batch.rows, made }).is_err() {
+        if done.send(Done { window, chunks: batch.chunks, made }).is_err() {
             return;
         }
     }
@@ -120,7 +118,7 @@ fn infer(embedder: &Embedder, session: &Mutex<Session>, jobs: &Mutex<Receiver<Jo
 
 /// Puts the results of each window into row order, one window after the other.
 fn collect(
-    dimensions: usize,
+    embedder: &Embedder,
     heads: Receiver<Result<Head>>,
     done: &Receiver<Done>,
     sink: &mut impl FnMut(Embedded) -> Result<()>,
@@ -128,8 +126,9 @@ fn collect(
     // Results of windows whose turn has not come.
     let mut early: BTreeMap<u64, Vec<Done>> = BTreeMap::new();
     for (window, head) in (0..).zip(heads) {
-        let Head { mut batches, mut statuses, tokens, truncated } = head?;
-        let mut vectors = vec![0.0; statuses.len() * dimensions];
+        let Head { texts, mut batches, statuses } = head?;
+        let mut rows =
+            Rows { embedder, texts: &texts, vectors: vec![0.0; statuses.len() * embedder.dimensions], statuses, parts: BTreeMap::new() };
         let mut ready = early.remove(&window).unwrap_or_default();
         while batches > 0 {
             let result = match ready.pop() {
@@ -141,16 +140,49 @@ fn collect(
                 continue;
             }
             let (made, marks) = result.made?;
-            for ((row, vector), mark) in result.rows.iter().zip(made.chunks_exact(dimensions)).zip(marks) {
-                let start = *row as usize * dimensions;
-                if let (Some(place), Some(status)) = (vectors.get_mut(start..start + dimensions), statuses.get_mut(*row as usize)) {
-                    place.copy_from_slice(vector);
-                    *status = mark;
-                }
+            for ((place, vector), mark) in result.chunks.iter().zip(made.chunks_exact(embedder.dimensions)).zip(marks) {
+                rows.take(*place, vector, mark);
             }
             batches -= 1;
         }
-        sink(Embedded { vectors, statuses, tokens, truncated })?;
+        let Rows { vectors, statuses, .. } = rows;
+        let Texts { tokens, truncated, chunked, .. } = *texts;
+        sink(Embedded { vectors, statuses, tokens, truncated, chunked, chunks: texts.chunks.len() as u64 })?;
     }
     Ok(())
+}
+
+/// The rows of a window, as far as their vectors are known.
+struct Rows<'a> {
+    embedder: &'a Embedder,
+    texts: &'a Texts,
+    vectors: Vec<f32>,
+    statuses: Vec<Status>,
+    /// By row, the chunks that wait for the others of their text. Batches come about in the order of lengths, and all chunks of a
+    /// text but its last are of one length: few texts wait for more than one.
+    parts: BTreeMap<u32, Vec<Part>>,
+}
+
+impl Rows<'_> {
+    /// Takes the vector of the chunk at `place`.
+    fn take(&mut self, place: u32, vector: &[f32], mark: Status) {
+        let dimensions = self.embedder.dimensions;
+        let Some(chunk) = self.texts.chunks.get(place as usize) else { return };
+        let start = chunk.row as usize * dimensions;
+        let (Some(into), Some(status)) = (self.vectors.get_mut(start..start + dimensions), self.statuses.get_mut(chunk.row as usize))
+        else {
+            return;
+        };
+        if chunk.of == 1 {
+            into.copy_from_slice(vector);
+            *status = mark;
+            return;
+        }
+        let parts = self.parts.entry(chunk.row).or_default();
+        parts.push((place, vector.to_vec(), mark));
+        if parts.len() == chunk.of {
+            *status = chunk::mean(parts, self.embedder.options.normalize, into);
+            self.parts.remove(&chunk.row);
+        }
+    }
 }

@@ -116,6 +116,98 @@ fn long_texts_are_counted() {
     assert_eq!((window.tokens, window.truncated), (8, 1));
 }
 
+/// Cuts by hand: a whole text's tokens in slices, each alone through the model, the mean of the vectors.
+fn chunked_by_hand(embedder: &Embedder, ids: &[u32], tokens: usize, overlap: usize, normalize: bool) -> Vec<f32> {
+    let mut session = embedder.sessions[0].lock().unwrap();
+    let (mut sums, mut chunks, mut start) = (vec![0.0; embedder.dimensions()], 0.0, 0);
+    loop {
+        let part: Vec<i64> = ids[start..ids.len().min(start + tokens)].iter().map(|id| i64::from(*id)).collect();
+        let mut vector = session.run(&part, &vec![1; part.len()], 1).unwrap();
+        guard::finish(&mut vector, normalize);
+        sums.iter_mut().zip(vector).for_each(|(sum, value)| *sum += f64::from(value));
+        chunks += 1.0;
+        if start + tokens >= ids.len() {
+            break;
+        }
+        start += tokens - overlap;
+    }
+    let mut mean: Vec<f32> = sums.iter().map(|sum| (sum / chunks) as f32).collect();
+    guard::finish(&mut mean, normalize);
+    mean
+}
+
+fn chunks(tokens: usize, overlap: usize) -> impl Fn(&mut EmbedOptions) {
+    move |options| (options.chunk, options.max_tokens) = (Some(Chunking { tokens, overlap }), 1 << 20)
+}
+
+#[test]
+fn long_texts_are_the_mean_of_their_chunks() {
+    let texts: Vec<Option<String>> = windows().concat();
+    for (tokens, overlap, normalize) in [(7, 3, true), (16, 0, true), (16, 15, true), (11, 4, false)] {
+        let embedder = builtin(|options| {
+            chunks(tokens, overlap)(options);
+            options.normalize = normalize;
+        });
+        let made = embed(&embedder, vec![texts.clone()]).remove(0);
+        let (mut cut, mut total) = (0, 0);
+        for (row, text) in texts.iter().enumerate().filter_map(|(row, text)| Some((row, text.as_deref()?))) {
+            let ids = embedder.tokeniser.encode(text).unwrap().ids;
+            let own = ids.len();
+            cut += u64::from(own > tokens);
+            total += if own > tokens { 1 + (own - tokens).div_ceil(tokens - overlap) } else { own.min(1) };
+            if own > 0 {
+                let expected = chunked_by_hand(&embedder, &ids, tokens, overlap, normalize);
+                let found = &made.vectors[row * 128..(row + 1) * 128];
+                let size = expected.iter().map(|value| value.abs()).fold(1.0, f32::max);
+                let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far < 1e-6 * size, "row={row} tokens={tokens} overlap={overlap} far={far}");
+            }
+        }
+        assert_eq!((made.chunked, made.chunks, made.truncated), (cut, total as u64, 0));
+        assert!(cut > 100 && total > texts.len());
+    }
+}
+
+#[test]
+fn chunks_move_no_bit_of_texts_that_fit() {
+    // A window of texts that all fit has the same batches.
+    let short: Vec<Option<String>> =
+        windows().concat().into_iter().filter(|text| text.as_ref().is_none_or(|text| text.len() < 100)).collect();
+    let without = embed(&builtin(|_| {}), vec![short.clone()]);
+    let with = embed(&builtin(chunks(256, 32)), vec![short]);
+    assert_eq!(with, without);
+    assert_eq!(with[0].chunked, 0);
+}
+
+#[test]
+fn threads_move_no_bit_of_chunks() {
+    let run = |threads, batch_tokens| {
+        bits(&embed(
+            &builtin(|options| {
+                chunks(9, 4)(options);
+                (options.threads, options.batch_tokens) = (threads, Some(batch_tokens));
+            }),
+            windows(),
+        ))
+    };
+    for batch_tokens in [1, 64, 4_096] {
+        let reference = run(1, batch_tokens);
+        for threads in [2, 3, 8] {
+            assert_eq!(run(threads, batch_tokens), reference, "threads={threads} batch_tokens={batch_tokens}");
+        }
+    }
+}
+
+#[test]
+fn a_chunked_text_may_be_cut_too() {
+    let embedder = builtin(|options| (options.chunk, options.max_tokens) = (Some(Chunking { tokens: 4, overlap: 1 }), 9));
+    let texts = ["one two three four", "one two three four five six seven eight nine ten", ""].map(|text| Some(text.to_owned()));
+    let window = embed(&embedder, vec![texts.to_vec()]).remove(0);
+    // Nine of ten tokens stay: 0..4, 3..7, 6..9.
+    assert_eq!((window.tokens, window.truncated, window.chunked, window.chunks), (4 + 11, 1, 1, 4));
+    assert_eq!(window.statuses, [Status::Ok, Status::Ok, Status::Empty]);
+}
+
 #[test]
 fn errors_of_either_end_stop_the_run() {
     let embedder = builtin(|options| options.threads = 2);
@@ -147,6 +239,9 @@ fn identity_holds_what_moves_bits_and_nothing_else() {
     assert_ne!(builtin(|options| options.normalize = false).identity(), reference);
     assert_ne!(builtin(|options| options.dims = Some(64)).identity(), reference);
     assert_ne!(builtin(|options| options.pooling = Pooling::None).identity(), reference);
+    let chunked = |tokens, overlap| builtin(|options| options.chunk = Some(Chunking { tokens, overlap })).identity();
+    let found = [reference, chunked(64, 0), chunked(63, 0), chunked(64, 1)];
+    assert!((0..4).all(|one| (0..one).all(|other| found[one] != found[other])));
 }
 
 #[test]
@@ -159,6 +254,8 @@ fn what_cannot_work_is_refused_when_it_is_opened() {
     let error = open(EmbedOptions { pooling: Pooling::Mean, ..EmbedOptions::default() });
     assert!(error.report().contains("no output of the model fits the pooling"), "{}", error.report());
     assert_eq!(open(EmbedOptions { max_tokens: 0, ..EmbedOptions::default() }).kind(), Kind::Usage);
+    let error = open(EmbedOptions { chunk: Some(Chunking { tokens: 8, overlap: 8 }), ..EmbedOptions::default() });
+    assert_eq!(error.to_string(), "chunk leaves no room for new tokens tokens=`8` overlap=`8` special_tokens=`0`");
 }
 
 /// A model that is only one node, `operator`: enough for what is checked before a session is made.

@@ -1,6 +1,8 @@
 //! Texts into token ids. What a tokenizer file says about truncation and padding is overridden: texts are cut on the right to
 //! `max_tokens`, special tokens included, and batches are padded when they are made.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
@@ -69,6 +71,18 @@ impl Tokeniser {
     #[must_use]
     pub fn highest_id(&self) -> i64 {
         self.highest
+    }
+
+    /// How many special tokens a text gets.
+    #[must_use]
+    pub fn special(&self) -> usize {
+        self.before.len() + self.after.len()
+    }
+
+    /// The ids of a part of a text, as if it were a text of its own. `own` counts the text's tokens without the special ones.
+    pub(super) fn part<'a>(&'a self, tokens: &'a Tokens, own: &Range<usize>) -> impl Iterator<Item = u32> {
+        let (start, end) = (self.before.len() + own.start, self.before.len() + own.end);
+        self.before.iter().chain(tokens.ids.get(start..end).unwrap_or_default()).chain(&self.after).copied()
     }
 
     /// Tokenises one text.
@@ -145,6 +159,7 @@ fn special_tokens(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embed::chunk::{Chunking, Cutter};
     use crate::embed::model::ModelFiles;
     use proptest::prelude::*;
     use std::sync::LazyLock;
@@ -194,6 +209,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The library cuts long texts by itself; the built-in tokenizer has a template for single texts, as BERT has it.
+    #[test]
+    fn parts_are_the_windows_of_the_library() {
+        let text = "unaffable words, and some more of them; ".repeat(9);
+        let (tokens, overlap) = (16, 5);
+        let long = tokeniser(4_096, true);
+        let encoded = long.encode(&text).unwrap();
+        let own = encoded.ids.len() - long.special();
+        let cutter = Cutter::new(Some(Chunking { tokens, overlap }), long.special()).unwrap();
+        let found: Vec<Vec<u32>> = cutter.cut(own).map(|range| long.part(&encoded, &range).collect()).collect();
+
+        let mut inner = long.inner.clone();
+        let truncation = tokenizers::TruncationParams { max_length: tokens, stride: overlap, ..Default::default() };
+        inner.with_truncation(Some(truncation)).unwrap();
+        let whole = inner.encode(text.as_str(), true).unwrap();
+        let expected: Vec<Vec<u32>> = std::iter::once(&whole).chain(whole.get_overflowing()).map(|part| part.get_ids().to_vec()).collect();
+        assert_eq!(found, expected);
+        assert!(found.len() > 8);
     }
 
     #[test]

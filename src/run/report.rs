@@ -173,6 +173,10 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
         }
     }
     lines.extend(fitted_lines(report));
+    let number = |name: &str| report.get(name).and_then(Value::as_u64).unwrap_or(0);
+    if number("chunked") > 0 {
+        lines.push(format!("texts cut into chunks: {}; chunks of all texts: {}", count(number("chunked")), count(number("chunks"))));
+    }
     lines.extend(candidate_lines(report));
     if let Some(entries) = report.get("by_threshold").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
         for entry in entries {

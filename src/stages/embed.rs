@@ -21,9 +21,9 @@ use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::{Diagnostics, nearest};
 use crate::embed::guard::{self, Status};
-use crate::embed::{self, EmbedOptions, runtime};
+use crate::embed::{self, Chunking, EmbedOptions, runtime};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::limits::{EMBED_WINDOW_ROWS, MAX_DIMENSIONS};
+use crate::limits::{EMBED_WINDOW_BYTES, EMBED_WINDOW_ROWS, MAX_CHUNKED_TOKENS, MAX_DIMENSIONS};
 use crate::words;
 
 words! {
@@ -64,6 +64,14 @@ words! {
     }
 }
 
+words! {
+    /// How the vectors of a text's chunks become one.
+    pub enum Combine {
+        /// Their mean, each counted once, whatever its length.
+        Mean = "mean",
+    }
+}
+
 /// `embed: {...}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedConfig {
@@ -95,14 +103,27 @@ pub struct TextEmbed {
     pub model: ModelSource,
     /// The text column; default the role `text`.
     pub column: String,
-    /// Tokens of a text at most, special tokens included; the rest is cut off. Default 256.
+    /// Tokens of a text at most, special tokens included; the rest is cut off. Default 256, with `chunk` [`MAX_CHUNKED_TOKENS`].
     pub max_tokens: u32,
+    /// How texts that are longer than what the model takes are cut into chunks; by default they are not.
+    pub chunk: Option<ChunkConfig>,
     /// Tokens of a batch at most, padding included; by default what suits the provider that is found.
     pub batch_tokens: Option<u32>,
     /// What runs the model.
     pub provider: Provider,
     /// How token vectors become one.
     pub pooling: Pooling,
+}
+
+/// `chunk: {tokens, overlap, combine}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkConfig {
+    /// Tokens of a chunk at most, special tokens included.
+    pub tokens: u32,
+    /// Tokens that a chunk shares with the one before; default none.
+    pub overlap: u32,
+    /// How the vectors of a text's chunks become one.
+    pub combine: Combine,
 }
 
 /// The model of an `embed` stage.
@@ -130,6 +151,26 @@ const MODEL_FIELDS: &[Field] = &[
     optional("tokenizer_sha256", Shape::Sha256, "SHA-256 that the tokenizer must have."),
 ];
 
+const CHUNK_FIELDS: &[Field] = &[
+    required(
+        "tokens",
+        Shape::Int { min: 1, max: 65_536 },
+        "Tokens of a chunk at most, the special tokens that it gets included: what the model was made for, or less.",
+    ),
+    defaulted(
+        "overlap",
+        Shape::Int { min: 0, max: 65_535 },
+        Presence::Int(0),
+        "Tokens of the text that a chunk shares with the one before, special tokens not counted.",
+    ),
+    defaulted(
+        "combine",
+        Shape::Choice(Combine::WORDS),
+        Presence::Text("mean"),
+        "How the vectors of the chunks become one: `mean`, each chunk counted once; with `normalize`, of unit vectors and scaled to length 1.",
+    ),
+];
+
 /// The keys of `embed`.
 pub const FIELDS: &[Field] = &[
     defaulted(
@@ -144,7 +185,12 @@ pub const FIELDS: &[Field] = &[
         "max_tokens",
         Shape::Int { min: 1, max: 65_536 },
         Presence::Int(256),
-        "Tokens of a text at most, special tokens included; the rest is cut off.",
+        "Tokens of a text at most, special tokens included; the rest is cut off. Beside `chunk` the default is 1,048,576.",
+    ),
+    optional(
+        "chunk",
+        Shape::Map(CHUNK_FIELDS),
+        "Cut a text of more tokens than a chunk has into chunks, embed each as a text of its own, and combine their vectors.",
     ),
     optional(
         "batch_tokens",
@@ -174,7 +220,7 @@ pub const FIELDS: &[Field] = &[
 ];
 
 /// The keys that only a model has: `from` excludes them.
-const MODEL_ONLY: [&str; 6] = ["model", "column", "max_tokens", "batch_tokens", "provider", "pooling"];
+const MODEL_ONLY: [&str; 7] = ["model", "column", "max_tokens", "chunk", "batch_tokens", "provider", "pooling"];
 
 impl EmbedConfig {
     /// Reads the checked map; a model's key beside `from` and a model name that is neither `builtin` nor an ONNX file are problems.
@@ -187,10 +233,12 @@ impl EmbedConfig {
             EmbedInput::Column(fields.text("from").unwrap_or_default())
         } else {
             let count = |key| fields.int(key).and_then(|value| u32::try_from(value).ok()).unwrap_or_default();
+            let chunk = ChunkConfig::read(fields, out);
             EmbedInput::Text(TextEmbed {
                 model: ModelSource::read(fields, out),
                 column: fields.text("column").unwrap_or_default(),
-                max_tokens: count("max_tokens"),
+                max_tokens: if chunk.is_some() && !fields.has("max_tokens") { MAX_CHUNKED_TOKENS } else { count("max_tokens") },
+                chunk,
                 batch_tokens: fields.int("batch_tokens").and_then(|value| u32::try_from(value).ok()),
                 provider: fields.text("provider").and_then(|word| Provider::from_word(&word)).unwrap_or(Provider::Auto),
                 pooling: fields.text("pooling").and_then(|word| Pooling::from_word(&word)).unwrap_or(Pooling::Auto),
@@ -218,13 +266,20 @@ impl EmbedConfig {
     pub fn canonical(&self) -> Value {
         let input = match &self.input {
             EmbedInput::Column(column) => json!({"from": column}),
-            EmbedInput::Text(text) => json!({
-                "batch_tokens": text.batch_tokens,
-                "column": text.column,
-                "max_tokens": text.max_tokens,
-                "model": if text.model == ModelSource::Builtin { "builtin" } else { "files" },
-                "pooling": text.pooling.word(),
-            }),
+            EmbedInput::Text(text) => {
+                let mut input = json!({
+                    "batch_tokens": text.batch_tokens,
+                    "column": text.column,
+                    "max_tokens": text.max_tokens,
+                    "model": if text.model == ModelSource::Builtin { "builtin" } else { "files" },
+                    "pooling": text.pooling.word(),
+                });
+                // Only where it is given: vectors that were made before there were chunks are still found.
+                if let Some(ChunkConfig { tokens, overlap, combine }) = text.chunk {
+                    input["chunk"] = json!({"combine": combine.word(), "overlap": overlap, "tokens": tokens});
+                }
+                input
+            }
         };
         json!({
             "dims": self.dims,
@@ -233,6 +288,24 @@ impl EmbedConfig {
             "on_bad_vector": self.on_bad_vector.word(),
             "precision": self.precision.word(),
         })
+    }
+}
+
+impl ChunkConfig {
+    fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Option<Self> {
+        let map = fields.map("chunk", CHUNK_FIELDS)?;
+        let count = |key| map.int(key).and_then(|value| u32::try_from(value).ok());
+        let (tokens, overlap) = (count("tokens")?, count("overlap").unwrap_or(0));
+        if overlap >= tokens {
+            let message = format!("an overlap of {overlap} tokens leaves nothing new for a chunk of {tokens}");
+            map.problem(
+                out,
+                "overlap",
+                message,
+                Some("make it smaller than `tokens` less the special tokens, which are two in most models".into()),
+            );
+        }
+        Some(Self { tokens, overlap, combine: map.text("combine").and_then(|word| Combine::from_word(&word)).unwrap_or(Combine::Mean) })
     }
 }
 
@@ -308,6 +381,7 @@ impl TextEmbed {
     pub fn options(&self, config: &EmbedConfig, threads: usize, session_bytes: u64) -> EmbedOptions {
         EmbedOptions {
             max_tokens: self.max_tokens as usize,
+            chunk: self.chunk.map(|chunk| Chunking { tokens: chunk.tokens as usize, overlap: chunk.overlap as usize }),
             batch_tokens: self.batch_tokens.map(|tokens| tokens as usize),
             provider: match self.provider {
                 Provider::Auto => runtime::Provider::Auto,
@@ -333,9 +407,12 @@ impl TextEmbed {
 pub fn feature(config: &EmbedConfig, embedder: Option<SharedEmbedder>) -> Result<Box<dyn Feature>> {
     match (&config.input, embedder) {
         (EmbedInput::Column(_), _) => Ok(Box::new(Supplied { config: config.clone() })),
-        (EmbedInput::Text(_), Some(embedder)) => {
-            Ok(Box::new(Modelled { precision: config.precision, on_bad_vector: config.on_bad_vector, embedder }))
-        }
+        (EmbedInput::Text(text), Some(embedder)) => Ok(Box::new(Modelled {
+            precision: config.precision,
+            on_bad_vector: config.on_bad_vector,
+            chunked: text.chunk.is_some(),
+            embedder,
+        })),
         (EmbedInput::Text(_), None) => Err(Error::internal("an embed stage without its model")),
     }
 }
@@ -344,6 +421,8 @@ pub fn feature(config: &EmbedConfig, embedder: Option<SharedEmbedder>) -> Result
 struct Modelled {
     precision: Precision,
     on_bad_vector: OnBadVector,
+    /// Whether long texts are cut into chunks.
+    chunked: bool,
     embedder: SharedEmbedder,
 }
 
@@ -351,41 +430,56 @@ impl Feature for Modelled {
     fn run(&self, rows: &mut (dyn Iterator<Item = Result<RecordBatch>> + Send), start: &mut Start<'_>) -> Result<Map<String, Value>> {
         let mut table = VectorTable::start(self.embedder.dimensions(), self.precision, start)?;
         let numbers: Mutex<VecDeque<Vec<u64>>> = Mutex::default();
-        let windows = Windows { rows, numbers: &numbers, texts: Vec::new(), pending: Vec::new(), ended: false };
-        let mut tally = Tally::default();
+        let most_bytes = if self.chunked { EMBED_WINDOW_BYTES } else { usize::MAX };
+        let windows = Windows { rows, numbers: &numbers, texts: Vec::new(), pending: Vec::new(), ended: false, most_bytes };
+        let mut tally = Tally { chunks: self.chunked.then_some((0, 0)), ..Tally::default() };
         self.embedder.run(windows, |made| {
             let rows = numbers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let rows = rows.ok_or_else(|| Error::internal("an embedder gave a window that it was not given"))?;
             tally.tokens += made.tokens;
             tally.truncated += made.truncated;
+            if let Some((chunked, chunks)) = &mut tally.chunks {
+                *chunked += made.chunked;
+                *chunks += made.chunks;
+            }
             table.write(rows, made.vectors, made.statuses, &mut tally)
         })?;
         tally.finish(self.on_bad_vector)
     }
 }
 
-/// Cuts live rows into windows of [`EMBED_WINDOW_ROWS`]: nothing else shapes a batch of the model.
+/// Cuts live rows into windows of [`EMBED_WINDOW_ROWS`], or fewer where their texts have `most_bytes`: nothing else shapes a batch of
+/// the model.
 struct Windows<'a> {
     rows: &'a mut (dyn Iterator<Item = Result<RecordBatch>> + Send),
     numbers: &'a Mutex<VecDeque<Vec<u64>>>,
     texts: Vec<Option<String>>,
     pending: Vec<u64>,
     ended: bool,
+    most_bytes: usize,
 }
 
 impl Windows<'_> {
-    fn fill(&mut self) -> Result<()> {
-        while self.texts.len() < EMBED_WINDOW_ROWS && !self.ended {
-            let Some(batch) = self.rows.next() else {
+    /// Rows of the next window; of the rest, once there are no more.
+    fn fill(&mut self) -> Result<usize> {
+        let (mut looked_at, mut bytes) = (0, 0);
+        loop {
+            while let Some(text) = self.texts.get(looked_at) {
+                looked_at += 1;
+                bytes += text.as_ref().map_or(0, String::len);
+                if looked_at == EMBED_WINDOW_ROWS || bytes >= self.most_bytes {
+                    return Ok(looked_at);
+                }
+            }
+            let Some(batch) = (if self.ended { None } else { self.rows.next() }) else {
                 self.ended = true;
-                break;
+                return Ok(looked_at);
             };
             let batch = batch?;
             let texts = text_values(batch.column(0).as_ref())?;
             self.texts.extend((0..batch.num_rows()).map(|row| texts.get(row).map(str::to_owned)));
             self.pending.extend_from_slice(batch.column(1).as_primitive::<UInt64Type>().values());
         }
-        Ok(())
     }
 }
 
@@ -393,14 +487,13 @@ impl Iterator for Windows<'_> {
     type Item = Result<Vec<Option<String>>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Err(error) = self.fill() {
-            return Some(Err(error));
-        }
-        if self.texts.is_empty() {
-            return None;
-        }
-        let rest = self.texts.split_off(self.texts.len().min(EMBED_WINDOW_ROWS));
-        let rest_numbers = self.pending.split_off(self.pending.len().min(EMBED_WINDOW_ROWS));
+        let rows = match self.fill() {
+            Ok(0) => return None,
+            Ok(rows) => rows,
+            Err(error) => return Some(Err(error)),
+        };
+        let rest = self.texts.split_off(rows);
+        let rest_numbers = self.pending.split_off(rows);
         let numbers = std::mem::replace(&mut self.pending, rest_numbers);
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner).push_back(numbers);
         Some(Ok(std::mem::replace(&mut self.texts, rest)))
@@ -620,6 +713,8 @@ impl<'a> VectorTable<'a> {
 pub(super) struct Tally {
     tokens: u64,
     truncated: u64,
+    /// Texts that were cut into chunks, and chunks of all texts; only where the stage cuts.
+    chunks: Option<(u64, u64)>,
     statuses: BTreeMap<&'static str, u64>,
 }
 
@@ -640,9 +735,54 @@ impl Tally {
             return Err(Error::input(format!("rows have no sound vector rows=`{bad}` statuses=`{}`", json!(self.statuses)))
                 .hint("mend the rows, filter them out, or set `on_bad_vector: keep`"));
         }
-        let Value::Object(facts) = json!({"statuses": self.statuses, "tokens": self.tokens, "truncated": self.truncated}) else {
+        let Value::Object(mut facts) = json!({"statuses": self.statuses, "tokens": self.tokens, "truncated": self.truncated}) else {
             return Err(Error::internal("a tally is an object"));
         };
+        if let Some((chunked, chunks)) = self.chunks {
+            facts.insert("chunked".into(), chunked.into());
+            facts.insert("chunks".into(), chunks.into());
+        }
         Ok(facts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringArray;
+
+    use super::*;
+
+    /// Windows of texts with these lengths (null is `None`), read in engine batches of `batch` rows: their row numbers.
+    fn windows(lengths: &[Option<usize>], batch: usize, most_bytes: usize) -> Vec<Vec<u64>> {
+        let schema =
+            Arc::new(Schema::new(vec![ArrowField::new("text", DataType::Utf8, true), ArrowField::new(ROW, DataType::UInt64, false)]));
+        let mut rows = lengths.chunks(batch).scan(0_u64, |row, part| {
+            let texts: StringArray = part.iter().map(|length| length.map(|length| "x".repeat(length))).collect();
+            let numbers = UInt64Array::from_iter_values(*row..*row + part.len() as u64);
+            *row += part.len() as u64;
+            Some(RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(texts), Arc::new(numbers)]).context(Kind::Internal, String::new))
+        });
+        let numbers: Mutex<VecDeque<Vec<u64>>> = Mutex::default();
+        let windows = Windows { rows: &mut rows, numbers: &numbers, texts: Vec::new(), pending: Vec::new(), ended: false, most_bytes };
+        let texts: Vec<usize> = windows.map(|window| window.unwrap().len()).collect();
+        let numbers = Vec::from(numbers.into_inner().unwrap());
+        assert_eq!(texts, numbers.iter().map(Vec::len).collect::<Vec<_>>());
+        numbers
+    }
+
+    #[test]
+    fn windows_end_by_rows_or_bytes_whatever_the_batches() {
+        let lengths: Vec<Option<usize>> = (0..9_000).map(|row| (row % 7 != 3).then_some(row * row % 50)).collect();
+        for (most_bytes, expected) in [(usize::MAX, 3), (40_000, 5)] {
+            let reference = windows(&lengths, 1, most_bytes);
+            assert_eq!(reference.len(), expected);
+            assert_eq!(reference.concat(), (0..9_000).collect::<Vec<_>>());
+            for batch in [333, 4_096, 8_192, 9_000] {
+                assert_eq!(windows(&lengths, batch, most_bytes), reference, "batch={batch}");
+            }
+        }
+        assert_eq!(windows(&[Some(9), Some(1), Some(5), Some(5), None], 2, 10), [vec![0, 1], vec![2, 3], vec![4]]);
+        assert_eq!(windows(&[Some(99), Some(99)], 2, 10), [vec![0], vec![1]]);
+        assert!(windows(&[], 2, 10).is_empty());
     }
 }

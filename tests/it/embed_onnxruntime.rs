@@ -1,7 +1,9 @@
 //! Vectors of a real transformer on ONNX Runtime, beside those that Python's onnxruntime gave for the same texts.
 //!
-//! `TROMMEL_MINILM` names a folder with `model.onnx` and `tokenizer.json` (tests/models/minilm_to_onnx.py) and `reference.parquet`
-//! (tests/models/reference_vectors.py, at most 256 tokens a text). Each test runs itself again in a process of its own.
+//! `TROMMEL_MINILM` names a folder with `model.onnx`, `model_int8.onnx`, `model_fp16.onnx` and `tokenizer.json`
+//! (tests/models/minilm_to_onnx.py) and what tests/models/reference_vectors.py made with them: `reference.parquet`,
+//! `reference_int8.parquet` and `reference_fp16.parquet` (at most 256 tokens a text), and `reference_chunks.parquet` (chunks of 256
+//! tokens that share 32). Each test runs itself again in a process of its own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +14,7 @@ use arrow::datatypes::{Float32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use trommel::embed::guard::Status;
 use trommel::embed::runtime::{Provider, Wanted, start};
-use trommel::embed::{EmbedOptions, Embedded, Embedder, ModelFiles, ModelSource, Pooling, find_library};
+use trommel::embed::{Chunking, EmbedOptions, Embedded, Embedder, ModelFiles, ModelSource, Pooling, find_library};
 
 /// Runs an ignored test of this file in its own process, if there is an ONNX Runtime and a model.
 fn child(test: &str) {
@@ -39,30 +41,52 @@ fn folder() -> PathBuf {
     env::var_os("TROMMEL_MINILM").unwrap().into()
 }
 
-fn minilm() -> ModelFiles {
-    let source = ModelSource::File {
-        model: folder().join("model.onnx"),
-        tokenizer: folder().join("tokenizer.json"),
-        sha256: None,
-        tokenizer_sha256: None,
-    };
+fn minilm(file: &str) -> ModelFiles {
+    let source =
+        ModelSource::File { model: folder().join(file), tokenizer: folder().join("tokenizer.json"), sha256: None, tokenizer_sha256: None };
     ModelFiles::load(&source, |path, _| Ok(fs::read(path).unwrap())).unwrap()
 }
 
 fn open(change: impl FnOnce(&mut EmbedOptions)) -> trommel::error::Result<Embedder> {
+    open_file("model.onnx", change)
+}
+
+fn open_file(file: &str, change: impl FnOnce(&mut EmbedOptions)) -> trommel::error::Result<Embedder> {
     let mut options = EmbedOptions { provider: Provider::Cpu, ..EmbedOptions::default() };
     change(&mut options);
-    Embedder::open(start(&Wanted::OnnxRuntime { library: None }).unwrap(), &minilm(), options)
+    Embedder::open(start(&Wanted::OnnxRuntime { library: None }).unwrap(), &minilm(file), options)
 }
 
 fn embed(embedder: &Embedder, texts: &[Option<String>]) -> Embedded {
+    windows(embedder, vec![texts.to_vec()]).remove(0)
+}
+
+/// The vectors of texts that share no batch, one after the other.
+fn embed_alone(embedder: &Embedder, texts: &[Option<String>]) -> Vec<f32> {
+    let made = windows(embedder, texts.iter().map(|text| vec![text.clone()]).collect());
+    made.into_iter().flat_map(|window| window.vectors).collect()
+}
+
+fn windows(embedder: &Embedder, windows: Vec<Vec<Option<String>>>) -> Vec<Embedded> {
     let mut all = Vec::new();
     let keep = |window| {
         all.push(window);
         Ok(())
     };
-    embedder.run([Ok(texts.to_vec())].into_iter(), keep).unwrap();
-    all.remove(0)
+    embedder.run(windows.into_iter().map(Ok), keep).unwrap();
+    all
+}
+
+fn farthest(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// The smallest cosine. Lengths are divided out: those that fp16 rounded are not quite 1.
+fn least_cosine(found: &[f32], expected: &[f32], dimensions: usize) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let cosine = |(a, b): (&[f32], &[f32])| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    found.chunks_exact(dimensions).zip(expected.chunks_exact(dimensions)).map(cosine).fold(1.0, f64::min)
 }
 
 /// Texts, their tokens, and the vectors of Python's onnxruntime, one after the other.
@@ -92,7 +116,7 @@ fn child_vectors() {
     assert_eq!(embedder.dimensions() * texts.len(), expected.len());
     assert_eq!(found.tokens, tokens);
     assert!(found.statuses.iter().all(|status| *status == Status::Ok));
-    let far = found.vectors.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let far = farthest(&found.vectors, &expected);
     println!("texts={} largest difference={far:e}", texts.len());
     assert!(far < 1e-5, "far={far}");
 
@@ -101,6 +125,60 @@ fn child_vectors() {
     assert_eq!(reference.statuses[60..], [Status::Null, Status::Empty]);
     for threads in [2, 3] {
         assert_eq!(embed(&open(|options| options.threads = threads).unwrap(), &some), reference, "threads={threads}");
+    }
+}
+
+#[test]
+fn chunks_equal_those_of_python() {
+    child("child_chunks");
+}
+
+#[test]
+#[ignore = "run by chunks_equal_those_of_python in a process of its own"]
+fn child_chunks() {
+    let (texts, tokens, expected) = reference(&folder().join("reference_chunks.parquet"));
+    let chunks = |threads| {
+        let chunk = Some(Chunking { tokens: 256, overlap: 32 });
+        open(|options| (options.chunk, options.max_tokens, options.threads) = (chunk, 1 << 20, threads)).unwrap()
+    };
+    let found = embed(&chunks(1), &texts);
+    // The tokenizers library cuts where the program does, so they count the same tokens.
+    assert_eq!((found.tokens, found.truncated), (tokens, 0));
+    let texts_whole = texts.len() as u64 - found.chunked;
+    assert!(found.chunked >= 20 && texts_whole >= 2 && found.chunks > 100, "{} {} {texts_whole}", found.chunked, found.chunks);
+    let far = farthest(&found.vectors, &expected);
+    println!("texts={} chunks={} largest difference={far:e}", texts.len(), found.chunks);
+    assert!(far < 1e-5, "far={far}");
+    assert_eq!(embed(&chunks(3), &texts), found);
+}
+
+#[test]
+fn smaller_models_equal_python() {
+    child("child_smaller");
+}
+
+#[test]
+#[ignore = "run by smaller_models_equal_python in a process of its own"]
+fn child_smaller() {
+    let (_, _, whole) = reference(&folder().join("reference.parquet"));
+    for (name, close) in [("fp16", 2e-4), ("int8", 1e-5)] {
+        let file = format!("model_{name}.onnx");
+        let (texts, _, expected) = reference(&folder().join(format!("reference_{name}.parquet")));
+        let embedder = open_file(&file, |_| {}).unwrap();
+        let dimensions = embedder.dimensions();
+        let alone = farthest(&embed_alone(&embedder, &texts), &expected);
+        let packed = embed(&embedder, &texts);
+        let (batched, kept) =
+            (least_cosine(&packed.vectors, &expected, dimensions), least_cosine(&expected, &whole[..expected.len()], dimensions));
+        println!("{name}: alone {alone:e}, batched cosine {batched:.6}, fp32 cosine {kept:.6}");
+        assert!(alone < close, "{name}: {alone}");
+        // A dynamically quantised model rounds activations by the range of the whole batch: a text's vector depends on the others.
+        let (least_batched, least_kept) = if name == "int8" { (0.97, 0.97) } else { (0.99999, 0.9999) };
+        assert!(batched > least_batched && kept > least_kept, "{name}: {batched} {kept}");
+        // But the batches depend on the rows alone.
+        for threads in [2, 3] {
+            assert_eq!(embed(&open_file(&file, |options| options.threads = threads).unwrap(), &texts), packed, "{name} {threads}");
+        }
     }
 }
 
@@ -115,6 +193,10 @@ fn child_refused() {
     let report = |change: fn(&mut EmbedOptions)| open(change).unwrap_err().report();
     let long = report(|options| options.max_tokens = 513);
     assert!(long.contains("tokens=`513`") && long.contains("hint: set `max_tokens`"), "{long}");
+    let long = report(|options| (options.chunk, options.max_tokens) = (Some(Chunking { tokens: 513, overlap: 0 }), 1 << 20));
+    assert!(long.contains("tokens=`513`") && long.contains("hint: set `tokens` of `chunk`"), "{long}");
+    let full = report(|options| options.chunk = Some(Chunking { tokens: 34, overlap: 32 }));
+    assert!(full.contains("special_tokens=`2`") && full.contains("hint: use at least `tokens: 35`"), "{full}");
     let pooled = report(|options| options.pooling = Pooling::Cls);
     assert!(pooled.contains("no output of the model fits the pooling pooling=`cls`"), "{pooled}");
     let embedder = open(|options| options.provider = Provider::Auto).unwrap();

