@@ -1,17 +1,25 @@
-//! Vectors: blocked dot products, the exact streaming comparison of all rows, spherical k-means.
+//! Vectors: blocked dot products, the exact streaming comparison of all rows, spherical k-means, and the comparison of rows in
+//! near cells of it (an inverted file).
 //!
 //! Two numbers stand for one pair. A blocked product in single precision finds the pairs that may matter; its last bits depend on
 //! the processor. [`similarity`] then decides in double precision with one fixed order of additions, so that no result depends on
 //! threads, blocks or machine. [`bound`] is the proof that the first never hides a pair from the second.
 
 pub mod bound;
+pub mod cells;
 pub mod dot;
 pub mod flat;
+pub mod ivf;
 pub mod kmeans;
+pub mod recall;
+pub mod source;
 
+pub use cells::Cells;
 pub use dot::similarity;
 pub use flat::{Rows, compare_earlier, nearest};
-pub use kmeans::KMeans;
+pub use ivf::{Probed, compare_probed, nearest_probed};
+pub use kmeans::{KMeans, Training};
+pub use source::{ReadRows, Source};
 
 use crate::error::{Error, Result};
 
@@ -50,6 +58,11 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn row(&self, index: usize) -> &'a [f32] {
         &self.data[index * self.dimensions..][..self.dimensions]
+    }
+
+    /// Neighbouring rows.
+    pub(crate) fn run(&self, rows: std::ops::Range<usize>) -> Self {
+        Self { data: &self.data[rows.start * self.dimensions..rows.end * self.dimensions], dimensions: self.dimensions }
     }
 
     /// All numbers, row after row.
