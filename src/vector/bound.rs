@@ -39,6 +39,12 @@ impl Bound {
         ((minimum * if minimum >= 0.0 { self.least } else { self.most } - self.error) as f32).next_down()
     }
 
+    /// Every pair whose product is above has a cosine above `minimum`.
+    pub(super) fn sure(&self, minimum: f64) -> f32 {
+        let scaled = (minimum + 1e-15) * if minimum >= 0.0 { self.most } else { self.least };
+        ((scaled + self.error) as f32).next_up()
+    }
+
     /// The largest cosine that a pair with this product can have.
     pub(super) fn upper(&self, product: f32) -> f64 {
         let highest = f64::from(product) + self.error;
@@ -83,6 +89,7 @@ mod tests {
                 for j in 0..150 {
                     assert!(bound.upper(row[j]) >= cosines[j], "d={dimensions} {} {}", row[j], cosines[j]);
                     assert!(row[j] >= bound.cut(cosines[j]), "d={dimensions} {} {}", row[j], cosines[j]);
+                    assert!(row[j] <= bound.sure(cosines[j]), "d={dimensions} {} {}", row[j], cosines[j]);
                     if cosines[j] == best {
                         assert!(row.iter().all(|other| row[j] >= bound.rival(*other)), "d={dimensions} i={i}");
                     }

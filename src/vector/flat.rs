@@ -71,6 +71,13 @@ impl<'a> Rows<'a> {
         (0..self.len()).into_par_iter().map(|position| dot(self.row(position), self.row(position))).collect()
     }
 
+    /// A hash of each vector's bits. It only finds candidates for copies, and a missed copy costs time alone, so a plain
+    /// multiplicative hash does.
+    pub(super) fn hashes(&self) -> Vec<u64> {
+        let step = |hash: u64, number: &f32| (hash.rotate_left(5) ^ u64::from(number.to_bits())).wrapping_mul(0x517C_C1B7_2722_0A95);
+        (0..self.len()).into_par_iter().map(|position| self.row(position).iter().fold(0, step)).collect()
+    }
+
     /// A run of positions as one matrix: a view where the rows lie together, else a copy in `buffer`.
     pub(super) fn block<'b>(&self, positions: Range<usize>, buffer: &'b mut Vec<f32>) -> Matrix<'b>
     where
@@ -110,7 +117,7 @@ struct Proposal {
 
 /// Calls `hit` with the index of each number of at least `cut`. Most runs of numbers have none: those are left with one comparison
 /// a register.
-fn above(numbers: &[f32], cut: f32, mut hit: impl FnMut(usize, f32)) {
+pub(super) fn above(numbers: &[f32], cut: f32, mut hit: impl FnMut(usize, f32)) {
     const RUN: usize = 32;
     for (run, part) in numbers.chunks(RUN).enumerate() {
         #[expect(clippy::needless_bitwise_bool, reason = "without a branch for each number the comparison fills whole registers")]
@@ -127,13 +134,7 @@ fn above(numbers: &[f32], cut: f32, mut hit: impl FnMut(usize, f32)) {
 
 /// For each position the first position whose vector is bit for bit the same: its own, unless it is a copy.
 pub(super) fn firsts(rows: Rows<'_>) -> Vec<u32> {
-    // The hash only finds candidates, and a missed copy costs time alone, so a plain multiplicative hash does.
-    let hash = |position: usize| {
-        rows.row(position)
-            .iter()
-            .fold(0_u64, |hash, number| (hash.rotate_left(5) ^ u64::from(number.to_bits())).wrapping_mul(0x517C_C1B7_2722_0A95))
-    };
-    let hashes: Vec<u64> = (0..rows.len()).into_par_iter().map(hash).collect();
+    let hashes = rows.hashes();
     let mut seen: HashMap<u64, usize> = HashMap::with_capacity(rows.len());
     let first = |(position, hash)| {
         let first = *seen.entry(hash).or_insert(position);

@@ -10,17 +10,45 @@ use crate::error::Result;
 use crate::random::Random;
 use crate::vector::dot::similarity;
 use crate::vector::flat::nearest_with;
+use crate::vector::source::Source;
 use crate::vector::{Matrix, Rows, Vectors, nearest, normalise};
 
-/// Distinct rows that a centroid is trained on, at most (as FAISS)...
-const ROWS_A_CENTROID: usize = 256;
-/// ... but never fewer in all than this: few centroids cost little, and `k = 1` is the mean of the corpus.
-const ROWS_AT_LEAST: usize = 1 << 16;
-/// Up to so many centroids the first ones are chosen by k-means++; above, the rows of smallest draw are taken: with many centroids
-/// the start matters little, and choosing one after the other would cost more than the iterations.
-const CHOSEN_BY_DISTANCE: usize = 256;
 /// Candidates for a first centroid, for each one to choose.
 const CANDIDATES_A_CENTROID: usize = 16;
+
+/// How much is spent on the centroids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Training {
+    /// Rounds at most.
+    pub iterations: usize,
+    /// Distinct rows that a centroid is trained on, at most...
+    pub rows_a_centroid: usize,
+    /// ... but never fewer in all than this: few centroids cost little, and `k = 1` is the mean of the corpus.
+    pub rows_at_least: usize,
+    /// Up to so many centroids the first ones are chosen by k-means++; above, the rows of smallest draw are taken: with many
+    /// centroids the start matters little, and choosing one after the other would cost more than the iterations.
+    pub chosen_by_distance: usize,
+}
+
+impl Training {
+    /// For cells that must hold each pair of duplicates; the sample is that of FAISS.
+    #[must_use]
+    pub fn thorough(iterations: usize) -> Self {
+        Self { iterations, rows_a_centroid: 256, rows_at_least: 1 << 16, chosen_by_distance: 256 }
+    }
+
+    /// For cells whose neighbours are looked at too: borders need not be good, only cells of like size.
+    #[must_use]
+    pub fn quick() -> Self {
+        Self { iterations: 5, rows_a_centroid: 32, rows_at_least: 1 << 12, chosen_by_distance: 16 }
+    }
+
+    /// Rows that `k` centroids are trained on, at most.
+    #[must_use]
+    pub fn rows(&self, k: usize) -> usize {
+        k.saturating_mul(self.rows_a_centroid).max(self.rows_at_least)
+    }
+}
 
 /// Fitted centroids.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,19 +71,29 @@ impl KMeans {
     /// # Errors
     /// Internal only: the centroids form no matrix.
     pub fn fit(vectors: Matrix<'_>, k: usize, iterations: usize, random: &Random) -> Result<Self> {
-        let (distinct, mut weights) = distinct(vectors, random);
+        Self::fit_to(Source::Memory(vectors), k, &Training::thorough(iterations), random)
+    }
+
+    /// [`KMeans::fit`] with the training said, and vectors that may lie in a file: those trained on are then copied to memory.
+    pub fn fit_to(source: Source<'_>, k: usize, training: &Training, random: &Random) -> Result<Self> {
+        let (distinct, mut weights) = distinct(source, random)?;
         let k = k.min(distinct.len());
-        let size = distinct.len().min((k * ROWS_A_CENTROID).max(ROWS_AT_LEAST));
+        let size = distinct.len().min(training.rows(k));
         let order = &distinct[..size];
         weights.truncate(size);
-        let sample = Sample { rows: Rows::some(vectors, order), weights: &weights };
+        let mut copied = Vec::new();
+        let rows = match source {
+            Source::Memory(vectors) => Rows::some(vectors, order),
+            Source::File(_) => Rows::all(source.gather(order, &mut copied)?),
+        };
+        let sample = Sample { rows, weights: &weights };
         let squares = sample.rows.squares();
-        let dimensions = vectors.dimensions();
-        let first = if k <= CHOSEN_BY_DISTANCE { spread(&sample, k, random) } else { (0..k).collect() };
+        let dimensions = source.dimensions();
+        let first = if k <= training.chosen_by_distance { spread(&sample, k, random) } else { (0..k).collect() };
         let data = first.iter().flat_map(|position| sample.rows.row(*position)).copied().collect();
         let mut model = Self { centroids: Vectors::try_new(data, dimensions)? };
         let mut before = Vec::new();
-        for _ in 0..iterations {
+        for _ in 0..training.iterations {
             let found = nearest_with(sample.rows, &squares, Rows::all(model.centroids.matrix()), f64::NEG_INFINITY);
             let (clusters, similarities) = split(found);
             if clusters == before {
@@ -161,15 +199,20 @@ fn split(found: Vec<Option<(u32, f64)>>) -> (Vec<u32>, Vec<f64>) {
 
 /// One row of each distinct vector, by draw, and how many rows have it. Two vectors with one draw of 64 bits count as equal, which
 /// at worst leaves one of them out of the training.
-fn distinct(vectors: Matrix<'_>, random: &Random) -> (Vec<u32>, Vec<f64>) {
-    let draw = |bytes: &mut Vec<u8>, row: u32| {
-        bytes.clear();
-        bytes.extend(vectors.row(row as usize).iter().flat_map(|value| value.to_le_bytes()));
-        (random.draw(bytes), row)
-    };
-    let mut draws: Vec<(u64, u32)> = (0..vectors.rows() as u32).into_par_iter().map_init(Vec::new, draw).collect();
+fn distinct(source: Source<'_>, random: &Random) -> Result<(Vec<u32>, Vec<f64>)> {
+    let mut draws = source
+        .pieces(|start, rows| {
+            let mut bytes = Vec::new();
+            let draw = |row: usize| {
+                bytes.clear();
+                bytes.extend(rows.row(row).iter().flat_map(|value| value.to_le_bytes()));
+                (random.draw(&bytes), (start + row) as u32)
+            };
+            Ok((0..rows.rows()).map(draw).collect::<Vec<(u64, u32)>>())
+        })?
+        .concat();
     draws.par_sort_unstable();
-    draws.chunk_by(|a, b| a.0 == b.0).map(|equal| (equal[0].1, equal.len() as f64)).unzip()
+    Ok(draws.chunk_by(|a, b| a.0 == b.0).map(|equal| (equal[0].1, equal.len() as f64)).unzip())
 }
 
 /// Positions of `k` rows that lie apart: each is the best, by what remains of all distances, of a few that are drawn with odds

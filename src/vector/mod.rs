@@ -1,5 +1,6 @@
-//! Vectors: blocked dot products, the exact streaming comparison of all rows, an approximate index, spherical k-means; maps that are
-//! fitted to all vectors (whitening, twin CCA) and the choice of dimensions.
+//! Vectors: blocked dot products, the exact streaming comparison of all rows, spherical k-means and the comparison of rows in near
+//! cells of it (an inverted file), an approximate index; maps that are fitted to all vectors (whitening, twin CCA) and the choice
+//! of dimensions.
 //!
 //! Two numbers stand for one pair. A blocked product in single precision finds the pairs that may matter; its last bits depend on
 //! the processor. [`similarity`] then decides in double precision with one fixed order of additions, so that no result depends on
@@ -8,6 +9,7 @@
 pub mod affine;
 pub mod bound;
 pub mod cca;
+pub mod cells;
 pub mod dimensions;
 pub mod dot;
 pub mod double;
@@ -15,15 +17,21 @@ pub mod eigen;
 pub mod flat;
 mod graph;
 pub mod hnsw;
+pub mod ivf;
 pub mod kmeans;
 pub mod moments;
 pub mod neighbours;
+pub mod recall;
+pub mod source;
 pub mod whiten;
 
+pub use cells::Cells;
 pub use dot::similarity;
 pub use flat::{Rows, compare_earlier, nearest};
 pub use hnsw::{HnswConfig, HnswIndex, NearPairs, near_pairs};
-pub use kmeans::KMeans;
+pub use ivf::{Probed, compare_probed, nearest_probed};
+pub use kmeans::{KMeans, Training};
+pub use source::{ReadRows, Source};
 
 use crate::error::{Error, Result};
 
@@ -62,6 +70,11 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn row(&self, index: usize) -> &'a [f32] {
         &self.data[index * self.dimensions..][..self.dimensions]
+    }
+
+    /// Neighbouring rows.
+    pub(crate) fn run(&self, rows: std::ops::Range<usize>) -> Self {
+        Self { data: &self.data[rows.start * self.dimensions..rows.end * self.dimensions], dimensions: self.dimensions }
     }
 
     /// All numbers, row after row.

@@ -17,6 +17,7 @@ mod fitted;
 mod fixture;
 mod help;
 mod init;
+mod methods;
 mod near;
 mod pairs;
 mod row_local;
