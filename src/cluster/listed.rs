@@ -7,7 +7,7 @@ use crate::cluster::nearer;
 pub struct Listed<'a> {
     /// Where the pairs of each row start; one more than there are rows.
     pub starts: &'a [usize],
-    /// The earlier row of each pair.
+    /// The earlier row of each pair, ascending for each row.
     pub earlier: &'a [u32],
     /// The similarity of each pair.
     pub similarities: &'a [f64],
@@ -24,6 +24,13 @@ impl<'a> Listed<'a> {
     pub fn of(&self, later: u32) -> impl Iterator<Item = (u32, f64)> + use<'a> {
         let range = self.starts[later as usize]..self.starts[later as usize + 1];
         self.earlier[range.clone()].iter().copied().zip(self.similarities[range].iter().copied())
+    }
+
+    /// Whether the pair is listed.
+    #[must_use]
+    pub fn has(&self, later: u32, earlier: u32) -> bool {
+        let range = self.starts[later as usize]..self.starts[later as usize + 1];
+        self.earlier[range].binary_search(&earlier).is_ok()
     }
 
     /// Visits the rows in order and offers to the rule the pairs of each with live rows before it.

@@ -98,7 +98,7 @@ mod tests {
     fn plain(minhash: &MinHash, shingles: &[u64]) -> Vec<u32> {
         let bins = minhash.permutations;
         let falls = |round: usize, bin: usize, hash: u64| {
-            if round < bins { ((hash >> 32) as u128 * bins as u128 >> 32) as usize == bin } else { round - bins == bin }
+            if round < bins { ((u128::from(hash >> 32) * bins as u128) >> 32) as usize == bin } else { round - bins == bin }
         };
         (0..bins)
             .map(|bin| {

@@ -29,14 +29,14 @@ pub struct Cells {
     /// Cells a row at most.
     width: usize,
     /// For each row `width` cells, its own first, then by nearness.
-    cells: Vec<u32>,
+    nearest: Vec<u32>,
 }
 
 impl Cells {
     /// All rows in one cell.
     #[must_use]
     pub fn one(rows: usize) -> Self {
-        Self { count: 1, width: 1, cells: vec![0; rows] }
+        Self { count: 1, width: 1, nearest: vec![0; rows] }
     }
 
     /// For each row the cell of highest cosine and up to `width - 1` others by descending cosine, ties to the lowest; and its cosine
@@ -59,7 +59,7 @@ impl Cells {
                 Result::Ok(())
             },
         )?;
-        Ok((Self { count: centroids.rows().max(1), width, cells }, similarities))
+        Ok((Self { count: centroids.rows().max(1), width, nearest: cells }, similarities))
     }
 
     /// How many cells there are, empty ones included.
@@ -71,7 +71,7 @@ impl Cells {
     /// How many rows.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.cells.len() / self.width
+        self.nearest.len() / self.width
     }
 
     /// Cells that a row has at most.
@@ -83,19 +83,19 @@ impl Cells {
     /// The cell that a row lies in.
     #[must_use]
     pub fn own(&self, row: u32) -> u32 {
-        self.cells[row as usize * self.width]
+        self.nearest[row as usize * self.width]
     }
 
     /// The cell that each row lies in.
     #[must_use]
     pub fn owns(&self) -> Vec<u32> {
-        self.cells.chunks(self.width).map(|cells| cells[0]).collect()
+        self.nearest.chunks(self.width).map(|cells| cells[0]).collect()
     }
 
     /// The cells that a row is compared with, its own first.
     #[must_use]
     pub fn of(&self, row: u32) -> &[u32] {
-        let all = &self.cells[row as usize * self.width..][..self.width];
+        let all = &self.nearest[row as usize * self.width..][..self.width];
         &all[..all.iter().position(|cell| *cell == NONE).unwrap_or(self.width)]
     }
 
@@ -105,15 +105,15 @@ impl Cells {
         if width >= self.width {
             return self;
         }
-        let cells = self.cells.chunks(self.width).flat_map(|cells| &cells[..width]).copied().collect();
-        Self { count: self.count, width, cells }
+        let cells = self.nearest.chunks(self.width).flat_map(|cells| &cells[..width]).copied().collect();
+        Self { count: self.count, width, nearest: cells }
     }
 
     /// Rows in each cell.
     #[must_use]
     pub fn sizes(&self) -> Vec<usize> {
         let mut sizes = vec![0; self.count];
-        for cells in self.cells.chunks(self.width) {
+        for cells in self.nearest.chunks(self.width) {
             sizes[cells[0] as usize] += 1;
         }
         sizes
@@ -237,13 +237,13 @@ mod tests {
             let model = KMeans::from_centroids(Vectors::try_new(centroids, dimensions).unwrap());
             for width in [1, 3, 9] {
                 let (cells, similarities) = Cells::nearest(Source::Memory(vectors.matrix()), &model, width, -2.0).unwrap();
-                for row in 0..rows {
+                for (row, similarity_of_own) in similarities.iter().enumerate().take(rows) {
                     let of = |cell: &u32| similarity(vectors.row(row), model.centroids().row(*cell as usize));
                     let mut all: Vec<u32> = (0..model.centroids().rows() as u32).collect();
                     all.sort_by(|a, b| of(b).total_cmp(&of(a)));
                     all.truncate(width);
                     assert_eq!(cells.of(row as u32), all);
-                    assert_eq!((cells.own(row as u32), similarities[row]), (all[0], of(&all[0])));
+                    assert_eq!((cells.own(row as u32), *similarity_of_own), (all[0], of(&all[0])));
                 }
                 assert_eq!(cells.clone().narrowed(1), Cells::nearest(Source::File(&Apart(vectors.clone())), &model, 1, 0.9).unwrap().0);
                 assert_eq!(cells.sizes().iter().sum::<usize>(), rows);

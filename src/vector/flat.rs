@@ -133,7 +133,8 @@ pub(super) fn above(numbers: &[f32], cut: f32, mut hit: impl FnMut(usize, f32)) 
 }
 
 /// For each position the first position whose vector is bit for bit the same: its own, unless it is a copy.
-pub(super) fn firsts(rows: Rows<'_>) -> Vec<u32> {
+#[must_use]
+pub fn firsts(rows: Rows<'_>) -> Vec<u32> {
     let hashes = rows.hashes();
     let mut seen: HashMap<u64, usize> = HashMap::with_capacity(rows.len());
     let first = |(position, hash)| {

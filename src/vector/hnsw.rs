@@ -200,7 +200,7 @@ impl<'a> HnswIndex<'a> {
             Ok(())
         };
         // No more segments at a time than threads, also while one is being freed, for that is when a thread may look for other work.
-        segments.chunks_mut(rayon::current_num_threads()).try_for_each(|some| some.par_iter_mut().try_for_each(&fill))?;
+        segments.chunks_mut(rayon::current_num_threads()).try_for_each(|some| some.par_iter_mut().try_for_each(fill))?;
         index.segments = segments;
         Ok(index)
     }
@@ -480,6 +480,7 @@ mod tests {
     use crate::error::Kind;
     use crate::vector::{Vectors, compare_earlier, planted, similarity};
 
+    #[expect(clippy::unnecessary_wraps, reason = "what asks whether to stop")]
     fn go() -> Result<()> {
         Ok(())
     }

@@ -590,13 +590,17 @@ mod tests {
             let mut any = AnyEarlier::new(1200);
             compare_probed(&probed, minimum, &mut any, AnyEarlier::wants, AnyEarlier::offer, AnyEarlier::decide, || Ok(())).unwrap();
             let mut slow = AnyEarlier::new(1200);
-            pairs.iter().for_each(|pair| slow.offer(pair.0, pair.1, f64::from_bits(pair.2)));
+            for pair in &pairs {
+                slow.offer(pair.0, pair.1, f64::from_bits(pair.2));
+            }
             prop_assert_eq!(any.nearest(), slow.nearest());
 
             let mut components = Components::new(1200, &thresholds);
             compare_probed(&probed, minimum, &mut components, Components::wants, Components::offer, Components::decide, || Ok(())).unwrap();
             let mut slow = Components::new(1200, &thresholds);
-            pairs.iter().for_each(|pair| slow.offer(pair.0, pair.1, f64::from_bits(pair.2)));
+            for pair in &pairs {
+                slow.offer(pair.0, pair.1, f64::from_bits(pair.2));
+            }
             let exact = |a: u32, b: u32| similarity(rows.row(a as usize), rows.row(b as usize));
             // Rows without direction have no similarity, and are in no component.
             prop_assert_eq!(components.finish(exact), slow.finish(exact));

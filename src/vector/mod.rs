@@ -27,7 +27,7 @@ pub mod whiten;
 
 pub use cells::Cells;
 pub use dot::similarity;
-pub use flat::{Rows, compare_earlier, nearest};
+pub use flat::{Rows, compare_earlier, firsts, nearest};
 pub use hnsw::{HnswConfig, HnswIndex, NearPairs, near_pairs};
 pub use ivf::{Probed, compare_probed, nearest_probed};
 pub use kmeans::{KMeans, Training};

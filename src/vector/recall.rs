@@ -29,7 +29,9 @@ impl Recall {
         (self.pairs > 0).then(|| self.found(probe) as f64 / self.pairs as f64)
     }
 
-    fn add(mut self, other: &Self) -> Self {
+    /// The sum of two parts of a sample.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
         self.pairs += other.pairs;
         for (count, more) in self.by_rank.iter_mut().zip(&other.by_rank) {
             *count += more;
@@ -96,7 +98,7 @@ pub fn sample_recall(probed: &Probed<'_>, sample: &[u32], minimum: f64, accepts:
         }
     };
     let parts = sampled_pairs(probed.source, sample, minimum, accepts, none, visit)?;
-    Ok(parts.iter().fold(none(), Recall::add))
+    Ok(parts.iter().fold(none(), Recall::and))
 }
 
 #[cfg(test)]
@@ -123,7 +125,9 @@ mod tests {
                     let (later, earlier) = ((*a).min(b), (*a).max(b));
                     wanted.pairs += 1;
                     let rank = cells.of(later).iter().position(|cell| *cell == cells.own(earlier));
-                    rank.into_iter().for_each(|rank| wanted.by_rank[rank] += 1);
+                    if let Some(rank) = rank {
+                        wanted.by_rank[rank] += 1;
+                    }
                 }
             }
         }

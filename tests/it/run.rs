@@ -137,7 +137,9 @@ fn changes_downstream_embed_nothing_and_new_shards_only_themselves() {
         files.into_iter().map(|file| (file.clone(), fs::metadata(file).unwrap().modified().unwrap())).collect::<BTreeSet<_>>()
     };
     let run = |more: &[&str]| corpus.run(&[&["--overwrite"], more].concat()).ok();
-    ["b", "c", "d"].iter().for_each(|name| shard(name));
+    for name in ["b", "c", "d"] {
+        shard(name);
+    }
     corpus.pipeline(
         "  - { id: v, embed: { model: builtin } }\n  - { id: near, semantic_dedup: { epsilon: 0.2 } }\n  - { id: core, prototypes: { keep_fraction: 0.9, k: 1 } }",
     );
@@ -158,7 +160,9 @@ fn changes_downstream_embed_nothing_and_new_shards_only_themselves() {
     fs::rename(corpus.at("in/b.parquet"), corpus.at("in/z.parquet")).unwrap();
     run(&[]);
     assert_eq!(vectors(), first);
-    ["a", "e"].iter().for_each(|name| shard(name));
+    for name in ["a", "e"] {
+        shard(name);
+    }
     run(&[]);
     let grown = vectors();
     assert!(grown.len() == 5 && grown.is_superset(&first), "{grown:?}");

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 
 use super::Rule;
-use crate::cluster::{AnyEarlier, Components, Dropped, Star, Threshold};
+use crate::cluster::{AnyEarlier, Components, Dropped, Listed, Star, Threshold};
 use crate::engine::Stop;
 use crate::error::{Error, Result};
 use crate::vector::similarity;
-use crate::vector::{Probed, compare_probed, nearest_probed};
+use crate::vector::{Probed, Rows, compare_probed, nearest_probed};
 
 /// For each threshold and each row, in keep order, why it is dropped.
 pub(super) fn decide(rule: Rule, probed: &Probed<'_>, thresholds: &[Threshold], stop: &Stop) -> Result<Vec<Vec<Option<Dropped>>>> {
@@ -40,6 +40,28 @@ pub(super) fn decide(rule: Rule, probed: &Probed<'_>, thresholds: &[Threshold], 
                 }
             });
             space.into_inner().2.map_or(Ok(decided), Err)
+        }
+    }
+}
+
+/// [`decide`] where the pairs are known beforehand. `rows` are in keep order.
+pub(super) fn decide_listed(rule: Rule, rows: Rows<'_>, listed: Listed<'_>, thresholds: &[Threshold]) -> Vec<Vec<Option<Dropped>>> {
+    match rule {
+        Rule::Star => {
+            let mut star = Star::new(rows.len(), thresholds);
+            listed.follow(&mut star, Star::wants, Star::offer, Star::decide);
+            star.finish()
+        }
+        Rule::AnyEarlier => {
+            let mut any = AnyEarlier::new(rows.len());
+            listed.follow(&mut any, AnyEarlier::wants, AnyEarlier::offer, AnyEarlier::decide);
+            let survivors = |dropped: &[u32], kept: &[u32]| listed.nearest(dropped, kept);
+            thresholds.iter().map(|threshold| any.decisions(*threshold, survivors)).collect()
+        }
+        Rule::Components => {
+            let mut components = Components::new(rows.len(), thresholds);
+            listed.follow(&mut components, Components::wants, Components::offer, Components::decide);
+            components.finish(|a, b| similarity(rows.row(a as usize), rows.row(b as usize)))
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::Threshold;
+use crate::cluster::{Listed, Threshold};
 use crate::error::Result;
 use crate::vector::recall::{Recall, evenly, sample_recall, sampled_pairs};
-use crate::vector::{Cells, KMeans, Matrix, Probed, Source};
+use crate::vector::{Cells, KMeans, Matrix, Probed, Rows, Source, firsts};
 
 /// Rows whose pairs are all looked for.
 const RECALL_ROWS: usize = 256;
@@ -17,6 +17,25 @@ const EFFICIENCY_CELLS: usize = 20;
 pub(super) fn recall(probed: &Probed<'_>, threshold: Threshold) -> Result<Recall> {
     let sample = evenly(probed.order.len(), RECALL_ROWS);
     sample_recall(probed, &sample, threshold.minimum(), |similarity| threshold.accepts(similarity))
+}
+
+/// Of the near pairs of the sample, all and those that are listed. Pairs of copies are listed by the first row of their vector.
+pub(super) fn recall_listed(rows: Rows<'_>, source: Source<'_>, order: &[u32], listed: Listed<'_>, threshold: Threshold) -> Result<Recall> {
+    let sample = evenly(order.len(), RECALL_ROWS);
+    let mut places = vec![0_u32; order.len()];
+    for (place, row) in (0..).zip(order) {
+        places[*row as usize] = place;
+    }
+    let first = firsts(rows);
+    let none = || Recall { pairs: 0, by_rank: vec![0] };
+    let visit = |found: &mut Recall, place: usize, other: u32| {
+        let (a, b) = (places[sample[place] as usize], places[other as usize]);
+        let (later, earlier) = (a.max(b), first[a.min(b) as usize]);
+        found.pairs += 1;
+        found.by_rank[0] += u64::from(listed.has(later, earlier));
+    };
+    let parts = sampled_pairs(source, &sample, threshold.minimum(), |similarity| threshold.accepts(similarity), none, visit)?;
+    Ok(parts.iter().fold(none(), Recall::and))
 }
 
 /// [`recall`] as reported, with `probe` cells a row.

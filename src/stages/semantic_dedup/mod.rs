@@ -32,6 +32,8 @@ words! {
         Kmeans = "kmeans",
         /// Those of rows in one k-means cell or in near ones (an inverted file).
         Ivf = "ivf",
+        /// Those that a graph of neighbours leads to.
+        Hnsw = "hnsw",
     }
 }
 
@@ -113,7 +115,7 @@ pub const FIELDS: &[Field] = &[
         "method",
         Shape::Choice(Method::WORDS),
         Presence::Text("auto"),
-        "Which pairs are looked at. `flat`: all. `kmeans`: those inside a cell, as in the paper. `ivf`: those inside a cell and between near cells. `auto`: `flat` below 20,000 rows, else `ivf`; `kmeans` where `k` is given.",
+        "Which pairs are looked at. `flat`: all. `kmeans`: those inside a cell, as in the paper. `ivf`: those inside a cell and between near cells. `hnsw`: those that a graph of neighbours leads to; it holds all vectors in memory. `auto`: `flat` below 20,000 rows, else `ivf`; `kmeans` where `k` is given.",
     ),
     policy::EMBEDDING,
     defaulted(
@@ -212,9 +214,9 @@ impl SemanticDedupConfig {
             }
         };
         match (method, asked) {
-            (Method::Flat, _) => {
+            (Method::Flat | Method::Hnsw, _) => {
                 for key in ["k", "iterations", "probe"] {
-                    let message = format!("`{key}` has no meaning with `method: flat`, which compares all pairs");
+                    let message = format!("`{key}` has no meaning with `method: {}`, which has no cells", method.word());
                     refuse(key, &message, &format!("remove `{key}`, or set `method: ivf`"));
                 }
             }
@@ -245,7 +247,7 @@ impl SemanticDedupConfig {
     /// The number of cells for so many rows.
     fn cells_for(&self, rows: usize) -> usize {
         let k = match (self.method_for(rows), self.k) {
-            (Method::Flat, _) => 1,
+            (Method::Flat | Method::Hnsw, _) => 1,
             (_, Clusters::Fixed(k)) => k as usize,
             (Method::Kmeans, _) if rows < EXACT_BELOW => 1,
             (Method::Kmeans, _) => rows.div_ceil(CELL_ROWS),
@@ -344,6 +346,7 @@ impl Stage for SemanticDedupConfig {
             Method::Flat => all.to_owned(),
             Method::Kmeans => format!("{cells}{measured}"),
             Method::Ivf => format!("{near}{measured}"),
+            Method::Hnsw => format!("rows are compared with those that a graph of neighbours leads to{measured}"),
             Method::Auto => format!("below {EXACT_BELOW} rows {all}; above, {near}{measured}"),
         }];
         notes.push(

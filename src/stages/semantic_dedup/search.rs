@@ -5,13 +5,13 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::decide::decide;
-use super::efficiency::{EFFICIENCY_ROWS, efficiency, recall, recall_report};
+use super::decide::{decide, decide_listed};
+use super::efficiency::{EFFICIENCY_ROWS, efficiency, recall, recall_listed, recall_report};
 use super::target::tune;
 use super::{Epsilon, Method, OnEqual, Rule, SemanticDedupConfig};
-use crate::cluster::{self, Dropped, Keep as KeepOrder, Threshold};
+use crate::cluster::{self, Dropped, Keep as KeepOrder, Listed, Threshold};
 use crate::engine::{Engine, Stop, spawn};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::StageId;
 use crate::random::Random;
 use crate::stages::columns::{Detail, Drop, Drops};
@@ -19,7 +19,7 @@ use crate::stages::policy::{Keep, Order};
 use crate::stages::seam::{Barrier, Narrow, Outcome};
 use crate::stages::vectors::{Gathered, gather};
 use crate::vector::recall::Recall;
-use crate::vector::{Cells, KMeans, Probed};
+use crate::vector::{Cells, HnswConfig, KMeans, Probed, Rows, Source, near_pairs};
 
 /// Bytes a row of what is decided for one epsilon, and of what that is made from.
 const DECISION_BYTES: usize = 2 * size_of::<Option<Dropped>>();
@@ -30,6 +30,9 @@ const PROBE_AT_MOST: usize = 32;
 const WANTED_RECALL: f64 = 0.998;
 /// ... and the pairs that it must rest on to go below where it begins: a few pairs say little.
 const PAIRS_AT_LEAST: u64 = 1000;
+
+/// Bytes of a pair that a graph leads to, while pairs are sorted.
+const PAIR_BYTES: usize = 28;
 
 /// Compares the rows that reach it.
 #[derive(Debug)]
@@ -108,18 +111,23 @@ impl SemanticDedup {
             OnEqual::Keep => cluster::OnEqual::Keep,
             OnEqual::Drop => cluster::OnEqual::Drop,
         };
-        let strictest = Threshold::epsilon(epsilon, on_equal);
+        let threshold = Threshold::epsilon(epsilon, on_equal);
         let further = config.report.iter().map(|epsilon| Threshold::epsilon(*epsilon, on_equal));
-        let thresholds: Vec<Threshold> = std::iter::once(strictest).chain(further).collect();
+        let thresholds: Vec<Threshold> = std::iter::once(threshold).chain(further).collect();
         let Clustered { model, cells, .. } = clustered;
         let approximate = cells.count() > 1 && rows > 1;
         let searched = match &model {
-            Some(model) if approximate => self.search(gathered, &order, model, cells, strictest, Threshold::loosest(&thresholds))?,
+            Some(model) if approximate => self.search(gathered, &order, model, cells, threshold, Threshold::loosest(&thresholds))?,
             _ => Searched { cells, recall: None },
         };
-        let cells = searched.cells;
-        let probed = probed(gathered, &order, &cells);
-        let mut decided = decide(config.rule, &probed, &thresholds, stop)?;
+        let Searched { cells, mut recall } = searched;
+        let mut decided = if method == Method::Hnsw {
+            let (decided, found) = self.by_graph(gathered, &order, &thresholds, stop)?;
+            recall = Some(found);
+            decided
+        } else {
+            decide(config.rule, &probed(gathered, &order, &cells), &thresholds, stop)?
+        };
         let counts: Vec<u64> = decided.iter().map(|decisions| decisions.iter().flatten().count() as u64).collect();
         let mut drops = Drops::for_rows(&gathered.memory, bad.len() + counts[0] as usize)?;
         bad.for_each(|drop| drops.push(drop));
@@ -129,7 +137,7 @@ impl SemanticDedup {
         {
             orphans += u64::from(dropped.representative.is_none());
             // A component's survivor may be any distance away: then it is not named.
-            let accepted = strictest.accepts(dropped.similarity);
+            let accepted = threshold.accepts(dropped.similarity);
             let cell = cells.own(order[place as usize]);
             let cell = (sizes[cell as usize] < rows).then_some(cell);
             let detail = Detail::Compared { cell, orphan: dropped.representative.is_none(), chained: !accepted };
@@ -148,17 +156,16 @@ impl SemanticDedup {
             .map(|(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": rows as u64 - dropped}))
             .collect();
         report.insert("by_epsilon".into(), Value::Array(by_epsilon));
-        if method == Method::Ivf {
-            report.insert("probe".into(), json!(cells.width()));
-        } else {
-            let efficiency = match model.filter(|_| approximate) {
-                Some(model) => efficiency(source, &model, &cells, strictest, EFFICIENCY_ROWS)?,
-                // In one cell all pairs are compared.
-                None => json!({"eta_percent": 100.0}),
-            };
-            report.insert("efficiency".into(), efficiency);
+        match (method, model.filter(|_| approximate)) {
+            (Method::Ivf, _) => drop(report.insert("probe".into(), json!(cells.width()))),
+            (Method::Hnsw, _) => {}
+            (_, Some(model)) => {
+                report.insert("efficiency".into(), efficiency(source, &model, &cells, threshold, EFFICIENCY_ROWS)?);
+            }
+            // In one cell all pairs are compared.
+            (_, None) => drop(report.insert("efficiency".into(), json!({"eta_percent": 100.0}))),
         }
-        if let Some(recall) = searched.recall {
+        if let Some(recall) = recall {
             report.insert("recall".into(), recall_report(&recall, rows, cells.width()));
         }
         Ok((drops, report))
@@ -204,11 +211,11 @@ impl SemanticDedup {
         order: &[u32],
         model: &KMeans,
         cells: Cells,
-        strictest: Threshold,
+        threshold: Threshold,
         minimum: f64,
     ) -> Result<Searched> {
         let source = gathered.vectors.source();
-        let measure = |cells: &Cells| recall(&probed(gathered, order, cells), strictest);
+        let measure = |cells: &Cells| recall(&probed(gathered, order, cells), threshold);
         let measured = measure(&cells)?;
         if self.config.method_for(order.len()) != Method::Ivf || self.config.probe.is_some() {
             return Ok(Searched { cells, recall: Some(measured) });
@@ -225,5 +232,27 @@ impl SemanticDedup {
         let measured = measure(&cells)?;
         let probe = [8, 16].into_iter().find(|probe| enough(&measured, *probe)).unwrap_or(PROBE_AT_MOST);
         Ok(Searched { cells: cells.narrowed(probe), recall: Some(measured) })
+    }
+
+    /// Decides by the pairs that a graph of neighbours leads to, and measures which of a sample's it does not.
+    fn by_graph(
+        &self,
+        gathered: &Gathered,
+        order: &[u32],
+        thresholds: &[Threshold],
+        stop: &Stop,
+    ) -> Result<(Vec<Vec<Option<Dropped>>>, Recall)> {
+        let Source::Memory(matrix) = gathered.vectors.source() else {
+            return Err(Error::resources("vectors do not fit the memory that `method: hnsw` holds them in")
+                .hint("raise `--memory`, or set `method: ivf`, which compares them from a file"));
+        };
+        let settings = HnswConfig::default();
+        let rows = Rows::some(matrix, order);
+        let most = settings.bytes(rows.len(), rows.dimensions()) + rows.len() * (settings.neighbours + 1) * PAIR_BYTES;
+        let _memory = gathered.memory.beside("a graph of neighbours", most)?;
+        let pairs = near_pairs(rows, Threshold::loosest(thresholds), &settings, || stop.check())?;
+        let listed = Listed { starts: &pairs.starts, earlier: &pairs.earlier, similarities: &pairs.similarities };
+        let recall = recall_listed(rows, gathered.vectors.source(), order, listed, thresholds[0])?;
+        Ok((decide_listed(self.config.rule, rows, listed, thresholds), recall))
     }
 }
