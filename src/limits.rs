@@ -53,5 +53,7 @@ pub const MAX_SHINGLE: i64 = 1_000;
 pub const MAX_BUCKET_ROWS: usize = 1_024;
 /// Kept rows that one row is compared with, those that share most bands first.
 pub const MAX_COMPARED_ROWS: usize = 128;
+/// Cells whose rows a row is compared with.
+pub const MAX_PROBE: i64 = 1_024;
 /// Rows that a barrier asks the source for.
 pub const MAX_NAMED_ROWS: usize = u32::MAX as usize;

@@ -144,6 +144,7 @@ class Plan:
         for _ in self.stages:  # no path is longer
             for name, below in self.below.items():
                 self.below[name] = below.union(*(self.below[n] for n in below))
+        self.reports = {stage["stage"]: stage["report"] for stage in manifest["stages"]}
         self.line = len(self.sources) == 1 and all(len(s["inputs"]) == 1 for s in self.stages.values())
         self.line = self.line and all(len(self.below[n]) == len(self.stages) - i - 1 for i, n in enumerate(self.stages))
 
@@ -159,6 +160,11 @@ class Plan:
     def names_none(self, stage):
         """Whether the stage's rule may call a row a duplicate and name no kept row."""
         return self.stages[stage]["config"].get("rule", "star") != "star"
+
+    def epsilon(self, stage):
+        """The epsilon of a semantic stage, where it has none the one that the run chose."""
+        epsilon = self.stages[stage]["config"]["epsilon"]
+        return self.reports[stage]["epsilon"] if epsilon is None else epsilon
 
     def reached(self, row, stage):
         """Whether the row of this lineage came to the stage; for one line of stages only."""
@@ -427,11 +433,11 @@ def check_semantic(check, plan, lineage):
             continue
         config = stage["config"]
         dropped = [row for row in lineage if row["stage"] == name and row["reason"] == "semantic_duplicate"]
-        least = 1.0 - config["epsilon"] - 1e-6
+        least = 1.0 - plan.epsilon(name) - 1e-6
         for row in dropped if config["rule"] != "components" else []:
             score = row["score"]
             check.expect(score is not None and least <= score <= 1 + 1e-6, f"{row['shard']}:{row['row']}: score {score}")
-        check.close(f"{len(dropped)} semantic duplicates of {name} score at least {1.0 - config['epsilon']:.6g}")
+        check.close(f"{len(dropped)} semantic duplicates of {name} score at least {1.0 - plan.epsilon(name):.6g}")
 
 
 def check_star(check, plan, lineage, vectors):
@@ -441,7 +447,8 @@ def check_star(check, plan, lineage, vectors):
         if stage["kind"] != "semantic_dedup":
             continue
         rows = [row for row in lineage if row["decision"] != "reject" and plan.reached(row, name)] if plan.line else []
-        all_pairs = config["k"] == 1 or (config["k"] == "auto" and len(rows) < ALL_PAIRS_ROWS)
+        few = config["method"] != "ivf" and config["k"] == "auto" and len(rows) < ALL_PAIRS_ROWS
+        all_pairs = config["method"] == "flat" or config["k"] == 1 or few
         if not (plan.line and all_pairs and config["rule"] == "star" and config["keep"] == "first"):
             print(f"       not checked by all pairs: {name}")
             continue
@@ -449,7 +456,7 @@ def check_star(check, plan, lineage, vectors):
         matrix = np.stack([vectors[row["doc_id"]] for row in rows]).astype(np.float64)
         matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
         stayed = np.array([row["stage"] != name for row in rows])
-        threshold = 1.0 - config["epsilon"]
+        threshold = 1.0 - plan.epsilon(name)
         worst = 0.0
         for i, row in enumerate(rows):
             where = f"{row['shard']}:{row['row']}"

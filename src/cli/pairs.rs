@@ -168,8 +168,12 @@ fn thresholds(manifest: &Manifest) -> BTreeMap<String, f64> {
     let one = |stage: &Value| {
         let config = stage.get("config")?;
         let epsilon = config.get("epsilon").and_then(Value::as_f64).map(|epsilon| 1.0 - epsilon);
-        let threshold = epsilon.or_else(|| config.get("threshold").and_then(Value::as_f64))?;
-        Some((stage.get("id")?.as_str()?.to_owned(), threshold))
+        let id = stage.get("id")?.as_str()?;
+        // One that the run itself chose stands in the report.
+        let chosen =
+            || manifest.stages.iter().find(|stage| stage.stage == id)?.report.get("epsilon")?.as_f64().map(|epsilon| 1.0 - epsilon);
+        let threshold = epsilon.or_else(|| config.get("threshold").and_then(Value::as_f64)).or_else(chosen)?;
+        Some((id.to_owned(), threshold))
     };
     stages.into_iter().flatten().filter_map(one).collect()
 }

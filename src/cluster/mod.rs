@@ -7,6 +7,7 @@
 pub mod any_earlier;
 pub mod bucket;
 pub mod components;
+pub mod listed;
 pub mod representative;
 pub mod star;
 pub mod union_find;
@@ -14,6 +15,7 @@ pub mod union_find;
 pub use any_earlier::AnyEarlier;
 pub use bucket::{Bounds, Buckets, Effort, Found, Rule, Similarity, compare_in_buckets};
 pub use components::Components;
+pub use listed::Listed;
 pub use representative::Keep;
 pub use star::Star;
 pub use union_find::UnionFind;

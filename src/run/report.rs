@@ -147,6 +147,9 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
             lines.push(format!("epsilon {}: kept {}, dropped {}", entry["epsilon"], entry["kept"], entry["dropped"]));
         }
     }
+    if let Some(epsilon) = report.get("epsilon").and_then(Value::as_f64) {
+        lines.push(format!("epsilon chosen for target_keep_fraction: {epsilon:.6}"));
+    }
     if let Some(eta) = report
         .get("efficiency")
         .filter(|efficiency| efficiency.get("rows").is_some())
@@ -154,6 +157,17 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
         .and_then(Value::as_f64)
     {
         lines.push(format!("duplicate pairs found inside cells: {eta:.1} % (estimated)"));
+    }
+    if let Some(recall) = report.get("recall") {
+        let number = |name: &str| recall.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let share = recall.get("percent").and_then(Value::as_f64).map_or_else(String::new, |percent| format!(" ({percent:.2} %)"));
+        let probe = report.get("probe").and_then(Value::as_u64).map_or_else(String::new, |probe| format!(", {probe} cells a row"));
+        lines.push(format!(
+            "duplicate pairs of {} rows with all others that were compared: {} of {}{share}{probe}",
+            count(number("rows")),
+            count(number("found")),
+            count(number("pairs"))
+        ));
     }
     lines
 }

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
 use crate::select::{self, prototypes};
-use crate::vector::kmeans::KMeans;
+use crate::vector::{Cells, KMeans, Training};
 
 /// `prototypes: {...}`.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +67,18 @@ impl PrototypesConfig {
             seed: policy::read_seed(fields),
             on_bad_vector: policy::read_on_bad_vector(fields),
         }
+    }
+
+    fn clusters(&self, rows: usize) -> usize {
+        let k = match self.k {
+            Clusters::Fixed(k) => k as usize,
+            Clusters::Auto => (rows as f64).sqrt().round() as usize,
+        };
+        k.clamp(1, rows.max(1))
+    }
+
+    fn training(&self) -> Training {
+        Training::thorough(self.iterations as usize)
     }
 
     /// All that can change the stage's result, with defaults filled in and keys sorted. The embedding is named by the graph.
@@ -127,7 +139,8 @@ struct Prototypes {
 impl Barrier for Prototypes {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
-            let gathered = gather(engine, input).await?;
+            let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
+            let gathered = gather(engine, input, trained_rows).await?;
             let (drops, report) = spawn::blocking("selecting prototypes", move || self.decide(&gathered)).await?;
             Ok(Outcome { drops: drops.into_stream(), report })
         })
@@ -153,14 +166,11 @@ impl Prototypes {
         if rows == 0 {
             return Ok((drops, report));
         }
-        let k = match config.k {
-            Clusters::Fixed(k) => k as usize,
-            Clusters::Auto => (rows as f64).sqrt().round() as usize,
-        }
-        .clamp(1, rows);
-        let matrix = gathered.vectors.matrix();
-        let model = KMeans::fit(matrix, k, config.iterations as usize, &Random::new(config.seed, self.stage.as_str()))?;
-        let (cells, similarities) = model.assign(matrix);
+        let source = gathered.vectors.source();
+        let random = Random::new(config.seed, self.stage.as_str());
+        let model = KMeans::fit_to(source, config.clusters(rows), &config.training(), &random)?;
+        let (cells, similarities) = Cells::nearest(source, &model, 1, f64::NEG_INFINITY)?;
+        let cells = cells.owns();
         let distances: Vec<f64> = similarities.iter().map(|similarity| 1.0 - similarity).collect();
         let cell_count = model.centroids().rows();
         let kept = prototypes::select(&cells, cell_count, &distances, keep, config.balance);

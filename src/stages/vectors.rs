@@ -14,21 +14,78 @@ use super::seam::{Narrow, ROW_ID, STATUS, VECTOR};
 use crate::embed::guard::Status;
 use crate::engine::{Engine, Reservation, next};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::vector::{Vectors, normalise};
+use crate::storage::scratch::Scratch;
+use crate::vector::{ReadRows, Source, Vectors, normalise};
 
-/// Bytes a row beside its vector: id, cell, distance, order, decisions.
-const ROW_BYTES: usize = 96;
+/// Bytes a row beside its vector: id, cells, distance, order, norm, hash, decisions.
+const ROW_BYTES: usize = 168;
 /// Bytes a row of the ranks of an ordering column and of the order that they come from.
 const RANK_BYTES: usize = size_of::<Option<u64>>() + size_of::<u32>();
-/// Rows that k-means copies to train on, about.
-const TRAINED_ROWS: usize = 1 << 17;
+/// Rows of a block at least: fewer that fit are refused.
+const BLOCK_ROWS: usize = 4096;
+/// Bytes that are read from a file of vectors at a time, at most.
+const READ_BYTES: usize = 1 << 20;
+
+/// Vectors of unit length, where there was room for them.
+#[derive(Debug)]
+pub(super) enum Held {
+    Memory(Vectors),
+    File(VectorFile),
+}
+
+impl Held {
+    /// A view of them.
+    pub(super) fn source(&self) -> Source<'_> {
+        match self {
+            Self::Memory(vectors) => Source::Memory(vectors.matrix()),
+            Self::File(file) => Source::File(file),
+        }
+    }
+}
+
+/// Vectors in a scratch file, row after row.
+#[derive(Debug)]
+pub(super) struct VectorFile {
+    scratch: Scratch,
+    rows: usize,
+    dimensions: usize,
+    /// Rows of a block that the pool has room for.
+    block_rows: usize,
+}
+
+impl ReadRows for VectorFile {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    fn read(&self, rows: &[u32], into: &mut [f32]) -> Result<()> {
+        let row_bytes = self.dimensions * 4;
+        let (mut bytes, mut from) = (Vec::new(), 0);
+        while from < rows.len() {
+            // Rows that lie together are read at once.
+            let most = (READ_BYTES / row_bytes).max(1);
+            let run = rows[from..].iter().zip(rows[from]..).take(most).take_while(|(row, wanted)| *row == wanted).count();
+            bytes.resize(run * row_bytes, 0);
+            self.scratch.read_exact_at(&mut bytes, u64::from(rows[from]) * row_bytes as u64)?;
+            for (number, bytes) in into[from * self.dimensions..].iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *number = f32::from_le_bytes(*bytes);
+            }
+            from += run;
+        }
+        Ok(())
+    }
+}
 
 /// Sound vectors of unit length with their rows, in the order of the corpus; bad ones apart.
 pub(super) struct Gathered {
     /// [`crate::ids::RowId`] bits of the rows that can be compared.
     pub(super) rows: Vec<u64>,
     /// Their vectors.
-    pub(super) vectors: Vectors,
+    pub(super) vectors: Held,
     /// For each, its rank in the ordering column; empty if there is none.
     pub(super) ranks: Vec<Option<u64>>,
     /// For each, its draw; empty if there is none.
@@ -39,15 +96,36 @@ pub(super) struct Gathered {
     pub(super) memory: Reservation,
 }
 
-/// Reads all rows into memory, taking it from the engine's budget first.
-pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Gathered> {
+/// Room for the vectors: in memory, or for the rows of a block where they must lie in a file. `trained_rows` of these are copied to
+/// memory to train on.
+fn room(engine: &Engine, count: usize, dimensions: usize, trained_rows: usize) -> Result<(Reservation, Option<usize>)> {
+    const WHAT: &str = "comparing vectors";
+    let vectors = |rows: usize| rows * dimensions * 4;
+    if let Ok(memory) = engine.reserve(WHAT, count * ROW_BYTES + vectors(count)) {
+        return Ok((memory, None));
+    }
+    let memory = engine.reserve(WHAT, count * ROW_BYTES + vectors(trained_rows.min(count)))?;
+    // Half of what is free, which is found by halving: the other half is for what is decided.
+    let mut rows = count;
+    while rows > BLOCK_ROWS && memory.beside(WHAT, vectors(rows)).is_err() {
+        rows /= 2;
+    }
+    let rows = (rows / 2).max(BLOCK_ROWS).min(count);
+    memory.grow(vectors(rows))?;
+    Ok((memory, Some(rows)))
+}
+
+/// Reads all rows, into memory where the engine's budget has room for them.
+pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows: usize) -> Result<Gathered> {
     let dimensions = input.dimensions;
     let count = usize::try_from(input.rows).ok().filter(|count| u32::try_from(*count).is_ok());
     let count = count.ok_or_else(|| Error::resources(format!("too many rows for one barrier of vectors rows=`{}`", input.rows)))?;
-    let memory = engine.reserve("comparing vectors", count * (dimensions * 4 + ROW_BYTES) + count.min(TRAINED_ROWS) * dimensions * 4)?;
+    let (memory, block_rows) = room(engine, count, dimensions, trained_rows)?;
+    let scratch = block_rows.map(|_| Scratch::create(engine.spill_folder())).transpose()?;
     let mut rows = Vec::with_capacity(count);
-    let mut data: Vec<f32> = Vec::with_capacity(count * dimensions);
+    let mut data: Vec<f32> = Vec::with_capacity(if scratch.is_some() { 0 } else { count * dimensions });
     let (mut bad, mut orders, mut draws) = (Vec::new(), Vec::<ArrayRef>::new(), Vec::new());
+    let mut bytes = Vec::new();
     while let Some(batch) = next(&mut input.stream).await {
         let batch = batch?;
         engine.stop().check()?;
@@ -74,6 +152,12 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Ga
                 named.map_or("missing", |status| if status == Status::Ok { "zero_norm" } else { status.as_str() }),
             ));
         }
+        if let Some(scratch) = &scratch {
+            bytes.clear();
+            bytes.extend(data.iter().flat_map(|number| number.to_le_bytes()));
+            scratch.append(&bytes)?;
+            data.clear();
+        }
         let sound = arrow::array::UInt32Array::from(sound);
         if let Some(order) = batch.column_by_name("order") {
             let order = arrow::compute::take(order, &sound, None).context(Kind::Internal, || "cannot read an ordering column".into())?;
@@ -86,7 +170,10 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow) -> Result<Ga
             draws.extend(sound.values().iter().map(|index| all.value(*index as usize)));
         }
     }
-    let vectors = Vectors::try_new(data, dimensions.max(1))?;
+    let vectors = match (scratch, block_rows) {
+        (Some(scratch), Some(block_rows)) => Held::File(VectorFile { scratch, rows: rows.len(), dimensions, block_rows }),
+        _ => Held::Memory(Vectors::try_new(data, dimensions.max(1))?),
+    };
     Ok(Gathered { rows, vectors, ranks: ranks(&orders)?, draws, bad, memory })
 }
 
@@ -117,6 +204,14 @@ pub(super) fn ranks(orders: &[ArrayRef]) -> Result<Vec<Option<u64>>> {
 }
 
 impl Gathered {
+    /// Rows that are held at a time where the vectors lie in a file; 0 in memory.
+    pub(super) fn block_rows(&self) -> usize {
+        match &self.vectors {
+            Held::Memory(_) => 0,
+            Held::File(file) => file.block_rows,
+        }
+    }
+
     /// Applies the policy on rows that cannot be compared, and counts them for the report; gives those that are to be dropped.
     pub(super) fn settle_bad<'a>(
         &'a self,
@@ -154,6 +249,31 @@ mod tests {
     use arrow::array::{Float64Array, StringArray};
 
     use super::*;
+    use crate::engine::EngineOptions;
+
+    #[test]
+    fn vectors_that_do_not_fit_go_to_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions { threads: 1, memory_bytes: 64 << 20, batch_rows: 8192, spill_folder: folder.path().to_owned() };
+        let engine = Engine::start(options).unwrap();
+        let blocks = |count: usize, trained_rows: usize| Ok::<_, Error>(room(&engine, count, 256, trained_rows)?.1);
+        assert_eq!(blocks(30_000, 10_000).unwrap(), None);
+        // Of 40 MB 7 are for the rows' numbers and 10 for training; of the 23 left less than half.
+        let rows = blocks(42_000, 10_000).unwrap().unwrap();
+        assert!(rows > BLOCK_ROWS && rows * 1024 < 12_000_000, "{rows}");
+        assert!(room(&engine, 42_000, 256, 40_000).unwrap_err().report().contains("comparing vectors needs more memory"));
+        assert_eq!(blocks(30_000, 10_000).unwrap(), None, "what was tried is given back");
+
+        let scratch = Scratch::create(folder.path()).unwrap();
+        let numbers: Vec<f32> = (0..3000_u16).map(f32::from).collect();
+        scratch.append(&numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>()).unwrap();
+        let file = VectorFile { scratch, rows: 1000, dimensions: 3, block_rows: 10 };
+        let rows = [999, 5, 6, 7, 0, 0];
+        let mut into = [0.0; 18];
+        file.read(&rows, &mut into).unwrap();
+        let wanted: Vec<f32> = rows.iter().flat_map(|row| &numbers[*row as usize * 3..][..3]).copied().collect();
+        assert_eq!(into.as_slice(), wanted);
+    }
 
     #[test]
     fn ranks_follow_values_over_batches() {

@@ -16,6 +16,7 @@ mod faults;
 mod fixture;
 mod help;
 mod init;
+mod methods;
 mod near;
 mod pairs;
 mod row_local;

@@ -11,7 +11,7 @@ use trommel::ids::StageId;
 use trommel::stages::policy::Normalize;
 use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
-use trommel::stages::semantic_dedup::{OnEqual, Rule};
+use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
 use trommel::stages::{ExactDedupConfig, FilterConfig, SampleConfig, SemanticDedupConfig};
 
 /// One row: id, text, number, score.
@@ -42,13 +42,15 @@ fn exact(columns: &[&str], normalize: &[Normalize], keep: Keep) -> Box<dyn Stage
 
 fn semantic(keep: Keep) -> Box<dyn Stage> {
     Box::new(SemanticDedupConfig {
-        epsilon: 0.1,
+        epsilon: Epsilon::Fixed(0.1),
+        method: Method::Auto,
         embedding: None,
         rule: Rule::Star,
         keep,
         on_equal: OnEqual::Keep,
         k: Clusters::Auto,
-        iterations: 20,
+        iterations: None,
+        probe: None,
         seed: 9,
         report: Vec::new(),
         on_bad_vector: OnBadVector::Keep,

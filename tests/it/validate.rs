@@ -13,6 +13,7 @@ use trommel::diagnostic::Diagnostics;
 use trommel::error::Kind;
 use trommel::plan::checked::Checked;
 use trommel::stages::StageConfig;
+use trommel::stages::semantic_dedup::Epsilon;
 use trommel::storage::uri::Root;
 
 fn files(folder: &str) -> Vec<PathBuf> {
@@ -127,7 +128,7 @@ fn set_replaces_what_its_path_names() {
     };
     assert_eq!(filter.predicate, "text = '{a: b}' -- # no YAML\n");
     assert_eq!(exact.columns, ["text", "url"]);
-    assert_eq!((semantic.epsilon, semantic.report.as_slice()), (0.5, [0.1, 1.0].as_slice()));
+    assert_eq!((semantic.epsilon, semantic.report.as_slice()), (Epsilon::Fixed(0.5), [0.1, 1.0].as_slice()));
 }
 
 #[test]
