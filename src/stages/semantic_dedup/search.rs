@@ -108,13 +108,13 @@ impl SemanticDedup {
             OnEqual::Keep => cluster::OnEqual::Keep,
             OnEqual::Drop => cluster::OnEqual::Drop,
         };
-        let strictest = Threshold::epsilon(epsilon, on_equal);
+        let threshold = Threshold::epsilon(epsilon, on_equal);
         let further = config.report.iter().map(|epsilon| Threshold::epsilon(*epsilon, on_equal));
-        let thresholds: Vec<Threshold> = std::iter::once(strictest).chain(further).collect();
+        let thresholds: Vec<Threshold> = std::iter::once(threshold).chain(further).collect();
         let Clustered { model, cells, .. } = clustered;
         let approximate = cells.count() > 1 && rows > 1;
         let searched = match &model {
-            Some(model) if approximate => self.search(gathered, &order, model, cells, strictest, Threshold::loosest(&thresholds))?,
+            Some(model) if approximate => self.search(gathered, &order, model, cells, threshold, Threshold::loosest(&thresholds))?,
             _ => Searched { cells, recall: None },
         };
         let cells = searched.cells;
@@ -129,7 +129,7 @@ impl SemanticDedup {
         {
             orphans += u64::from(dropped.representative.is_none());
             // A component's survivor may be any distance away: then it is not named.
-            let accepted = strictest.accepts(dropped.similarity);
+            let accepted = threshold.accepts(dropped.similarity);
             let cell = cells.own(order[place as usize]);
             let cell = (sizes[cell as usize] < rows).then_some(cell);
             let detail = Detail::Compared { cell, orphan: dropped.representative.is_none(), chained: !accepted };
@@ -152,7 +152,7 @@ impl SemanticDedup {
             report.insert("probe".into(), json!(cells.width()));
         } else {
             let efficiency = match model.filter(|_| approximate) {
-                Some(model) => efficiency(source, &model, &cells, strictest, EFFICIENCY_ROWS)?,
+                Some(model) => efficiency(source, &model, &cells, threshold, EFFICIENCY_ROWS)?,
                 // In one cell all pairs are compared.
                 None => json!({"eta_percent": 100.0}),
             };
@@ -204,11 +204,11 @@ impl SemanticDedup {
         order: &[u32],
         model: &KMeans,
         cells: Cells,
-        strictest: Threshold,
+        threshold: Threshold,
         minimum: f64,
     ) -> Result<Searched> {
         let source = gathered.vectors.source();
-        let measure = |cells: &Cells| recall(&probed(gathered, order, cells), strictest);
+        let measure = |cells: &Cells| recall(&probed(gathered, order, cells), threshold);
         let measured = measure(&cells)?;
         if self.config.method_for(order.len()) != Method::Ivf || self.config.probe.is_some() {
             return Ok(Searched { cells, recall: Some(measured) });
