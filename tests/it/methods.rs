@@ -93,6 +93,25 @@ fn methods_find_what_they_say() {
     }
 }
 
+/// A graph leads to nearly all pairs, the run says to how many, and no thread moves a bit.
+#[test]
+fn a_graph_finds_nearly_all_pairs() {
+    let data = families(3000, 8, 5, 0.25);
+    let corpus = corpus(&data, 8);
+    for rule in ["star", "any_earlier", "components"] {
+        let wanted = kept(&corpus, &format!("epsilon: 0.1, rule: {rule}")).0;
+        let (found, report) = kept(&corpus, &format!("epsilon: 0.1, rule: {rule}, method: hnsw, keep: first"));
+        let share = report["recall"]["percent"].as_f64().unwrap();
+        assert!(report["method"] == "hnsw" && share >= 99.5, "{report}");
+        let (wanted, kept) = (wanted.into_iter().collect::<BTreeSet<_>>(), found.into_iter().collect::<BTreeSet<_>>());
+        assert!(wanted.symmetric_difference(&kept).count() <= 15, "{rule}: {share}");
+        corpus.verify().ok();
+        let hash = corpus.tree_hash().to_string();
+        corpus.run(&["--overwrite", "--threads", "1"]).ok();
+        assert_eq!(corpus.tree_hash().to_string(), hash, "{rule}");
+    }
+}
+
 #[test]
 fn a_share_to_keep_chooses_epsilon() {
     let data = families(3000, 8, 5, 0.25);
@@ -129,4 +148,12 @@ fn vectors_larger_than_memory_give_the_same_bytes() {
         assert_eq!(hashes.len(), 1, "{keys}");
         assert!(corpus.kept().len() < 10_000, "{keys}");
     }
+    // A graph holds its vectors.
+    let refused = corpus.pipeline_with(source, &stages("epsilon: 0.15, method: hnsw"), "parquet: { uri: out }").run(&[
+        "--overwrite",
+        "--memory",
+        "64MiB",
+    ]);
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(refused.stderr.contains("method: ivf"), "{}", refused.stderr);
 }
