@@ -21,8 +21,8 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// The oldest minor version of ONNX Runtime 1.x whose interface this program calls (`api-24` in Cargo.toml).
 const OLDEST: u32 = ort::MINOR_VERSION;
-/// Tokens of a batch on the CPU, if the user gives none.
-const CPU_BATCH_TOKENS: usize = 4_096;
+/// Tokens of a batch on the CPU, if the user gives none: few enough that what a layer makes stays in the caches.
+const CPU_BATCH_TOKENS: usize = 1_024;
 /// Tokens of a batch on a GPU, if the user gives none.
 const GPU_BATCH_TOKENS: usize = 16_384;
 /// Sessions on a GPU: while one batch computes, another is copied and checked, and a third waits with its tensors made.

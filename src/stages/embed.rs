@@ -195,7 +195,7 @@ pub const FIELDS: &[Field] = &[
     optional(
         "batch_tokens",
         Shape::Int { min: 1, max: 1 << 24 },
-        "Tokens of a batch at most, padding included; by default 4,096 on the processor and 16,384 on a GPU.",
+        "Tokens of a batch at most, padding included; by default 1,024 on the processor and 16,384 on a GPU.",
     ),
     defaulted(
         "provider",
