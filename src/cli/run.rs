@@ -22,7 +22,7 @@ const MEMORY_UNKNOWN: usize = 4 << 30;
 #[command(after_help = "Examples:
   trommel run pipelines/quickstart.yaml
   trommel run daily.yaml --overwrite --memory 8GiB --threads 4
-  trommel run daily.yaml --limit-rows 10000 --set sink.parquet.uri=/tmp/try")]
+  trommel run daily.yaml --limit-rows 10000 --set sink.parquet.uri=../try")]
 pub struct RunArguments {
     #[command(flatten)]
     pipeline: PipelineArguments,

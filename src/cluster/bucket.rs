@@ -53,23 +53,27 @@ pub struct Bounds {
 /// What a traversal did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Effort {
-    /// Pairs whose similarity was computed.
+    /// Pairs whose similarity was computed, for whatever threshold.
     pub compared: u64,
-    /// Of these, pairs under the loosest threshold.
+    /// Pairs that the first threshold asked for: those compared for it, and those ruled out. No further threshold moves this number or
+    /// the three below.
+    pub candidates: u64,
+    /// Of these, pairs that were compared and lie under the first threshold.
     pub rejected: u64,
-    /// Of these, pairs not far under it (what the computation calls near).
+    /// Of these, pairs not far under it.
     pub rejected_near: u64,
-    /// Pairs under the loosest threshold by what is known before they are compared; not among those compared.
+    /// Candidates under the first threshold by what is known before a comparison.
     pub ruled_out: u64,
     /// Rows for which a bound left candidates out.
     pub cut_rows: u64,
-    /// Candidates left out, at most: a pair that shares several full buckets counts in each.
+    /// Pairs left out, at most: one that shares several full buckets counts in each.
     pub left_out: u64,
 }
 
 impl std::ops::AddAssign for Effort {
     fn add_assign(&mut self, other: Self) {
         self.compared += other.compared;
+        self.candidates += other.candidates;
         self.rejected += other.rejected;
         self.rejected_near += other.rejected_near;
         self.ruled_out += other.ruled_out;
@@ -78,35 +82,23 @@ impl std::ops::AddAssign for Effort {
     }
 }
 
-/// The similarity of a pair, or that it lies under the loosest threshold.
+/// The similarities that matter.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Found {
-    /// At or above the loosest threshold.
-    Similar(f64),
-    /// Under it; `near` if not far.
-    Apart {
-        /// Whether it is close to the threshold.
-        near: bool,
-    },
-}
-
-/// What is known of a pair before it is compared.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Prospect {
-    /// It must not be compared.
-    Barred,
-    /// It is under the loosest threshold.
-    Apart,
-    /// It is at most this similar.
-    AtMost(f64),
+pub struct Cuts {
+    /// The loosest threshold: no pair under it is offered.
+    pub loosest: f64,
+    /// The first threshold, which decides.
+    pub first: f64,
+    /// A rejected pair of at least this similarity is near the first threshold.
+    pub near: f64,
 }
 
 /// How similar two rows are. Rows are places in keep order.
 pub trait Similarity {
-    /// What is known without comparing.
-    fn prospect(&self, later: u32, earlier: u32) -> Prospect;
-    /// The similarity of two rows that share `shared` buckets.
-    fn of(&mut self, later: u32, earlier: u32, shared: u32) -> Result<Found>;
+    /// No pair is more similar than this; `None` for a pair that must not be compared.
+    fn upper(&self, later: u32, earlier: u32) -> Option<f64>;
+    /// The similarity of two rows that share `shared` buckets; it may be `None` where that is under all [`Cuts`].
+    fn of(&mut self, later: u32, earlier: u32, shared: u32) -> Result<Option<f64>>;
     /// Hears that a row is live: later rows will be compared with it.
     fn live(&mut self, row: u32) -> Result<()>;
 }
@@ -117,6 +109,8 @@ pub struct Rule<'a, R> {
     pub rule: &'a mut R,
     /// Whether a pair of at most this similarity can still matter.
     pub wants: fn(&R, u32, u32, f64) -> bool,
+    /// Whether it can under the first threshold.
+    pub wants_first: fn(&R, u32, u32, f64) -> bool,
     /// Takes a verified pair.
     pub offer: fn(&mut R, u32, u32, f64),
     /// Closes a row.
@@ -136,6 +130,7 @@ struct Bucket {
 pub fn compare_in_buckets<R>(
     rows: Buckets<'_>,
     bounds: Bounds,
+    cuts: Cuts,
     rule: &mut Rule<'_, R>,
     similarity: &mut impl Similarity,
     mut stop: impl FnMut() -> Result<()>,
@@ -161,24 +156,35 @@ pub fn compare_in_buckets<R>(
             }
             left_out += u64::from(buckets[place].beyond);
         }
+        // Those that must not be compared take no one's place.
+        touched.retain(|earlier| {
+            let allowed = similarity.upper(row, *earlier).is_some();
+            if !allowed {
+                shared[*earlier as usize] = 0;
+            }
+            allowed
+        });
         touched.sort_unstable_by_key(|earlier| (std::cmp::Reverse(shared[*earlier as usize]), *earlier));
         left_out += touched.len().saturating_sub(bounds.compared_rows) as u64;
         for earlier in touched.iter().take(bounds.compared_rows).copied() {
-            match similarity.prospect(row, earlier) {
-                Prospect::AtMost(upper) if (rule.wants)(rule.rule, row, earlier, upper) => {}
-                Prospect::AtMost(_) | Prospect::Barred => continue,
-                Prospect::Apart => {
-                    effort.ruled_out += 1;
-                    continue;
-                }
+            let Some(upper) = similarity.upper(row, earlier) else { continue };
+            if upper < cuts.first && (rule.wants_first)(rule.rule, row, earlier, f64::INFINITY) {
+                effort.candidates += 1;
+                effort.ruled_out += 1;
             }
+            if !(rule.wants)(rule.rule, row, earlier, upper) {
+                continue;
+            }
+            let for_first = (rule.wants_first)(rule.rule, row, earlier, upper);
+            let found = similarity.of(row, earlier, shared[earlier as usize])?;
             effort.compared += 1;
-            match similarity.of(row, earlier, shared[earlier as usize])? {
-                Found::Similar(similarity) => (rule.offer)(rule.rule, row, earlier, similarity),
-                Found::Apart { near } => {
-                    effort.rejected += 1;
-                    effort.rejected_near += u64::from(near);
-                }
+            if for_first {
+                effort.candidates += 1;
+                effort.rejected += u64::from(found.is_none_or(|found| found < cuts.first));
+                effort.rejected_near += u64::from(found.is_some_and(|found| found < cuts.first && found >= cuts.near));
+            }
+            if let Some(found) = found.filter(|found| *found >= cuts.loosest) {
+                (rule.offer)(rule.rule, row, earlier, found);
             }
         }
         for earlier in touched.drain(..) {
@@ -208,18 +214,17 @@ mod tests {
     use super::*;
     use crate::cluster::{Components, Dropped, OnEqual, Star, Threshold};
 
-    /// Similarities from a table; rows share the buckets that `numbers` says.
-    struct Table<'a>(&'a [Vec<f64>], f64);
+    /// Similarities from a table; two rows of one source must not be compared, unless there are no sources.
+    struct Table<'a>(&'a [Vec<f64>], &'a [u8]);
 
     impl Similarity for Table<'_> {
-        fn prospect(&self, later: u32, earlier: u32) -> Prospect {
-            let upper = (self.0[later as usize][earlier as usize] + 0.05).min(1.0);
-            if upper < self.1 { Prospect::Apart } else { Prospect::AtMost(upper) }
+        fn upper(&self, later: u32, earlier: u32) -> Option<f64> {
+            let barred = self.1.get(later as usize).is_some_and(|source| *source == self.1[earlier as usize]);
+            (!barred).then(|| (self.0[later as usize][earlier as usize] + 0.05).min(1.0))
         }
 
-        fn of(&mut self, later: u32, earlier: u32, _: u32) -> Result<Found> {
-            let similarity = self.0[later as usize][earlier as usize];
-            Ok(if similarity >= self.1 { Found::Similar(similarity) } else { Found::Apart { near: similarity >= self.1 - 0.1 } })
+        fn of(&mut self, later: u32, earlier: u32, _: u32) -> Result<Option<f64>> {
+            Ok(Some(self.0[later as usize][earlier as usize]))
         }
 
         fn live(&mut self, _: u32) -> Result<()> {
@@ -249,13 +254,23 @@ mod tests {
 
     const NO_BOUNDS: Bounds = Bounds { bucket_rows: usize::MAX, compared_rows: usize::MAX };
 
-    fn star(buckets: &[Vec<u32>], table: &[Vec<f64>], minimum: f64, bounds: Bounds) -> (Vec<Option<Dropped>>, Effort) {
+    fn cuts(thresholds: &[f64]) -> Cuts {
+        Cuts { loosest: thresholds.iter().copied().fold(1.0, f64::min), first: thresholds[0], near: thresholds[0] - 0.1 }
+    }
+
+    fn star_of(buckets: &[Vec<u32>], table: &[Vec<f64>], sources: &[u8], minima: &[f64], bounds: Bounds) -> (Vec<Option<Dropped>>, Effort) {
         let (starts, numbers) = flatten(buckets);
-        let mut star = Star::new(table.len(), &[Threshold::new(minimum, OnEqual::Drop)]);
-        let mut rule = Rule { rule: &mut star, wants: Star::wants, offer: Star::offer, decide: Star::decide };
+        let thresholds: Vec<Threshold> = minima.iter().map(|minimum| Threshold::new(*minimum, OnEqual::Drop)).collect();
+        let mut star = Star::new(table.len(), &thresholds);
+        let mut rule =
+            Rule { rule: &mut star, wants: Star::wants, wants_first: Star::wants_first, offer: Star::offer, decide: Star::decide };
         let rows = Buckets { starts: &starts, numbers: &numbers };
-        let effort = compare_in_buckets(rows, bounds, &mut rule, &mut Table(table, minimum), || Ok(())).unwrap();
+        let effort = compare_in_buckets(rows, bounds, cuts(minima), &mut rule, &mut Table(table, sources), || Ok(())).unwrap();
         (star.finish().remove(0), effort)
+    }
+
+    fn star(buckets: &[Vec<u32>], table: &[Vec<f64>], minimum: f64, bounds: Bounds) -> (Vec<Option<Dropped>>, Effort) {
+        star_of(buckets, table, &[], &[minimum], bounds)
     }
 
     fn share(a: &[u32], b: &[u32]) -> usize {
@@ -282,6 +297,20 @@ mod tests {
             prop_assert_eq!(found, expected);
             prop_assert_eq!((effort.cut_rows, effort.left_out), (0, 0));
             prop_assert!(effort.rejected_near <= effort.rejected && effort.rejected <= effort.compared);
+            prop_assert_eq!(effort.candidates, effort.compared + effort.ruled_out);
+        }
+
+        /// What is reported of the first threshold does not depend on the further ones.
+        #[test]
+        fn further_thresholds_move_no_count((buckets, table) in inputs(), tenths in 0_u8..=10, further in prop::collection::vec(0_u8..=10, 0..3)) {
+            let minima: Vec<f64> = std::iter::once(tenths).chain(further).map(|tenths| f64::from(tenths) / 10.0).collect();
+            let (alone, effort) = star_of(&buckets, &table, &[], &minima[..1], NO_BOUNDS);
+            let (beside, with) = star_of(&buckets, &table, &[], &minima, NO_BOUNDS);
+            prop_assert_eq!(alone, beside);
+            prop_assert_eq!(
+                (effort.candidates, effort.rejected, effort.rejected_near, effort.ruled_out),
+                (with.candidates, with.rejected, with.rejected_near, with.ruled_out)
+            );
         }
 
         /// With bounds: what is dropped has a kept and similar row, no row is compared with more than the bound, and whoever was
@@ -310,9 +339,15 @@ mod tests {
             let minimum = f64::from(tenths) / 10.0;
             let (starts, numbers) = flatten(&buckets);
             let mut components = Components::new(table.len(), &[Threshold::new(minimum, OnEqual::Drop)]);
-            let mut rule = Rule { rule: &mut components, wants: Components::wants, offer: Components::offer, decide: Components::decide };
+            let mut rule = Rule {
+                rule: &mut components,
+                wants: Components::wants,
+                wants_first: Components::wants_first,
+                offer: Components::offer,
+                decide: Components::decide,
+            };
             let rows = Buckets { starts: &starts, numbers: &numbers };
-            compare_in_buckets(rows, NO_BOUNDS, &mut rule, &mut Table(&table, minimum), || Ok(())).unwrap();
+            compare_in_buckets(rows, NO_BOUNDS, cuts(&[minimum]), &mut rule, &mut Table(&table, &[]), || Ok(())).unwrap();
             let mut labels: Vec<u32> = (0..table.len() as u32).collect();
             for _ in 0..table.len() {
                 for row in 0..table.len() {
@@ -347,5 +382,19 @@ mod tests {
         assert_eq!(effort.compared, 0);
         assert_eq!(effort.cut_rows, 494);
         assert_eq!(effort.left_out, (6..=20).map(|live| live - 5).sum::<u64>() + (21..500).map(|live| 15 + live - 20).sum::<u64>());
+    }
+
+    /// Rows that must not be compared take no places: the one row of the other source is found though it shares fewer buckets.
+    #[test]
+    fn barred_rows_take_no_places() {
+        let rows = 50_usize;
+        let table: Vec<Vec<f64>> = (0..rows).map(|row| vec![0.9; row]).collect();
+        let mut buckets = vec![vec![1, 2, 3]; rows];
+        buckets[0] = vec![3];
+        let mut sources = vec![1; rows];
+        sources[0] = 0;
+        let (dropped, effort) = star_of(&buckets, &table, &sources, &[0.8], Bounds { bucket_rows: 100, compared_rows: 2 });
+        assert!(dropped[0].is_none() && dropped[1..].iter().all(|dropped| dropped.unwrap().representative == Some(0)));
+        assert_eq!((effort.cut_rows, effort.compared), (0, 49));
     }
 }

@@ -21,7 +21,18 @@ impl Components {
     /// Whether a pair of at most this similarity can join two components.
     #[must_use]
     pub fn wants(&self, later: u32, earlier: u32, upper: f64) -> bool {
-        self.thresholds.iter().zip(&self.sets).any(|(threshold, sets)| upper >= threshold.minimum && sets.root(later) != sets.root(earlier))
+        (0..self.thresholds.len()).any(|index| self.wants_at(index, later, earlier, upper))
+    }
+
+    /// Whether it can under the first threshold.
+    #[must_use]
+    pub fn wants_first(&self, later: u32, earlier: u32, upper: f64) -> bool {
+        self.wants_at(0, later, earlier, upper)
+    }
+
+    fn wants_at(&self, index: usize, later: u32, earlier: u32, upper: f64) -> bool {
+        let sets = &self.sets[index];
+        upper >= self.thresholds[index].minimum && sets.root(later) != sets.root(earlier)
     }
 
     /// Takes a verified pair; pairs may come in any order.

@@ -13,7 +13,7 @@ pub mod star;
 pub mod union_find;
 
 pub use any_earlier::AnyEarlier;
-pub use bucket::{Bounds, Buckets, Effort, Found, Prospect, Rule, Similarity, compare_in_buckets};
+pub use bucket::{Bounds, Buckets, Cuts, Effort, Rule, Similarity, compare_in_buckets};
 pub use components::Components;
 pub use listed::Listed;
 pub use representative::Keep;

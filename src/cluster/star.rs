@@ -23,11 +23,20 @@ impl Star {
     /// Whether a pair of at most this similarity can change what is known of `later`. `earlier` has been decided.
     #[must_use]
     pub fn wants(&self, later: u32, earlier: u32, upper: f64) -> bool {
-        self.thresholds.iter().zip(&self.best).any(|(threshold, best)| {
-            upper >= threshold.minimum
-                && best[earlier as usize].is_none()
-                && best[later as usize].is_none_or(|(_, highest)| upper >= highest)
-        })
+        (0..self.thresholds.len()).any(|index| self.wants_at(index, later, earlier, upper))
+    }
+
+    /// Whether it can under the first threshold.
+    #[must_use]
+    pub fn wants_first(&self, later: u32, earlier: u32, upper: f64) -> bool {
+        self.wants_at(0, later, earlier, upper)
+    }
+
+    fn wants_at(&self, index: usize, later: u32, earlier: u32, upper: f64) -> bool {
+        let best = &self.best[index];
+        upper >= self.thresholds[index].minimum
+            && best[earlier as usize].is_none()
+            && best[later as usize].is_none_or(|(_, highest)| upper >= highest)
     }
 
     /// Takes a verified pair. `earlier` has been decided; pairs may come in any order.

@@ -93,7 +93,7 @@ fn candidate_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     };
     let mut lines = Vec::new();
     let pairs = |name| number(&["pairs", name]).unwrap_or(0);
-    let (looked_at, apart) = (pairs("compared") + pairs("ruled_out"), pairs("rejected") + pairs("ruled_out"));
+    let (looked_at, apart) = (pairs("candidates"), pairs("rejected") + pairs("ruled_out"));
     if looked_at > 0 && report.contains_key("by_threshold") {
         lines.push(format!(
             "candidate pairs with a row still kept: {}; under the threshold, which bands alone would have joined: {} ({:.1} %), of which {} by their sizes alone; close to it {}",
@@ -112,6 +112,12 @@ fn candidate_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The counts of one of several thresholds.
+fn kept_and_dropped(entry: &Value) -> String {
+    let number = |name: &str| count(entry[name].as_u64().unwrap_or(0));
+    format!("kept {}, dropped {}", number("kept"), number("dropped"))
 }
 
 /// What a stage that fits found.
@@ -180,12 +186,16 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     lines.extend(candidate_lines(report));
     if let Some(entries) = report.get("by_threshold").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
         for entry in entries {
-            lines.push(format!("threshold {}: kept {}, dropped {}", entry["threshold"], entry["kept"], entry["dropped"]));
+            // Bands are chosen for the first threshold: of a looser one they may find few pairs.
+            let odds = entry["found_with"].as_f64().filter(|odds| *odds < 0.9);
+            let odds = odds.map_or(String::new(), |odds| format!(" (a pair at it is found with probability {odds:.3})"));
+            lines.push(format!("threshold {}: {}{odds}", entry["threshold"], kept_and_dropped(entry)));
         }
     }
     if let Some(entries) = report.get("by_epsilon").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
         for entry in entries {
-            lines.push(format!("epsilon {}: kept {}, dropped {}", entry["epsilon"], entry["kept"], entry["dropped"]));
+            let epsilon = entry["epsilon"].as_f64().unwrap_or_default();
+            lines.push(format!("epsilon {}: {}", (epsilon * 1e6).round() / 1e6, kept_and_dropped(entry)));
         }
     }
     if let Some(epsilon) = report.get("epsilon").and_then(Value::as_f64) {

@@ -43,19 +43,24 @@ impl MinHash {
         }
         // The round and the value: what fell in an earlier round stays.
         let mut bins = vec![u64::MAX; self.permutations];
+        let mut empty = self.permutations;
         for (round, key) in self.keys.iter().enumerate() {
             let place = (round as u64) << 32;
             if let Some(last) = round.checked_sub(self.permutations) {
-                let least = shingles.iter().map(|shingle| value(throw(*shingle, *key))).min().unwrap_or(0);
-                bins[last] = bins[last].min(place | least);
+                // What fell in before comes first.
+                if bins[last] == u64::MAX {
+                    bins[last] = place | shingles.iter().map(|shingle| value(throw(*shingle, *key))).min().unwrap_or(0);
+                    empty -= 1;
+                }
             } else {
                 for shingle in shingles {
                     let hash = throw(*shingle, *key);
                     let bin = &mut bins[(((hash >> 32) * self.permutations as u64) >> 32) as usize];
+                    empty -= usize::from(*bin == u64::MAX);
                     *bin = (*bin).min(place | value(hash));
                 }
             }
-            if bins.iter().all(|bin| *bin != u64::MAX) {
+            if empty == 0 {
                 break;
             }
         }

@@ -92,9 +92,9 @@ pub(super) enum Detail {
     /// The cell in which the row was compared, if there are several; whether no kept row is near; whether its survivor is near
     /// only by a chain.
     Compared { cell: Option<u32>, orphan: bool, chained: bool },
-    /// How many bands the row shares with its survivor; whether the two were not compared; whether the survivor is near only by a
-    /// chain.
-    Bands { shared: u32, unverified: bool, chained: bool },
+    /// How many bands the row shares with its survivor; whether their similarity is an estimate; whether the two were not compared;
+    /// whether the survivor is near only by a chain.
+    Bands { shared: u32, estimated: bool, unverified: bool, chained: bool },
 }
 
 impl Detail {
@@ -114,9 +114,10 @@ impl Detail {
                 object.extend(orphan.then(|| ("orphan".to_owned(), json!(true))));
                 object.extend(chained.then(|| ("chained".to_owned(), json!(true))));
             }
-            Self::Bands { shared, unverified, chained } => {
+            Self::Bands { shared, estimated, unverified, chained } => {
                 object.extend((shared > 0).then(|| ("bands".to_owned(), json!(shared))));
                 object.extend(chained.then(|| ("chained".to_owned(), json!(true))));
+                object.extend(estimated.then(|| ("estimated".to_owned(), json!(true))));
                 object.extend(unverified.then(|| ("unverified".to_owned(), json!(true))));
             }
         }
@@ -206,8 +207,8 @@ mod tests {
         assert_eq!(Detail::Compared { cell: None, orphan: false, chained: false }.text(), None);
         let all = Detail::Compared { cell: Some(3), orphan: true, chained: true };
         assert_eq!(all.text().as_deref(), Some(r#"{"cell":3,"chained":true,"orphan":true}"#));
-        let bands = Detail::Bands { shared: 9, unverified: true, chained: true };
-        assert_eq!(bands.text().as_deref(), Some(r#"{"bands":9,"chained":true,"unverified":true}"#));
+        let bands = Detail::Bands { shared: 9, estimated: true, unverified: true, chained: true };
+        assert_eq!(bands.text().as_deref(), Some(r#"{"bands":9,"chained":true,"estimated":true,"unverified":true}"#));
         let rank = Detail::Rank { budget: 2, rank: 5, cell: Some(1) };
         assert_eq!(rank.text().as_deref(), Some(r#"{"budget":2,"cell":1,"rank":5}"#));
         assert_eq!(Detail::Status("null").text().as_deref(), Some(r#"{"embedding_status":"null"}"#));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::fitting::{self, Transform, each_sound};
 use super::policy::{self, OnBadVector};
-use super::seam::{Feature, Fit, Fitted, Narrow, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::seam::{Feature, Fit, Fitted, Narrow, Shape as StageShape, Stage};
 use crate::declare::shape::{defaulted, optional};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -138,20 +138,8 @@ impl Stage for DimensionSelectConfig {
         Self::canonical(self)
     }
 
-    fn scanned(&self) -> Option<Value> {
-        None
-    }
-
     fn shape(&self) -> StageShape {
         StageShape::Fitted
-    }
-
-    fn needs(&self, _: &Roles) -> Needs {
-        Needs::default()
-    }
-
-    fn row_local(&self, _: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
-        Ok(None)
     }
 
     fn fit(&self, stage: &StageId) -> Option<Box<dyn Fit>> {

@@ -13,9 +13,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Float32Type, Schema, Schem
 use serde_json::{Map, Value, json};
 
 use super::policy::{self, OnBadVector};
-use super::seam::{
-    Feature, Needs, ROW, Roles, RowLocal, STATUS, ScanContext, Shape as StageShape, SharedEmbedder, Stage, Start, VECTOR, WriteBatch,
-};
+use super::seam::{Feature, Needs, ROW, Roles, STATUS, Shape as StageShape, SharedEmbedder, Stage, Start, VECTOR, WriteBatch};
 use crate::dataset::schema::text_values;
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -355,10 +353,6 @@ impl Stage for EmbedConfig {
         Self::canonical(self)
     }
 
-    fn scanned(&self) -> Option<Value> {
-        None
-    }
-
     fn shape(&self) -> StageShape {
         StageShape::Feature
     }
@@ -368,10 +362,6 @@ impl Stage for EmbedConfig {
             EmbedInput::Column(column) => Needs { columns: vec![column.clone()], ..Needs::default() },
             EmbedInput::Text(text) => Needs { columns: vec![text.column.clone()], text: vec![text.column.clone()], ..Needs::default() },
         }
-    }
-
-    fn row_local(&self, _: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
-        Ok(None)
     }
 }
 

@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::fitting::{self, Transform, each_sound};
 use super::policy::{self, OnBadVector};
-use super::seam::{Feature, Fit, Fitted, Narrow, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::seam::{Feature, Fit, Fitted, Narrow, Shape as StageShape, Stage};
 use crate::declare::shape::{defaulted, optional};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::engine::{Engine, spawn};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::StageId;
 use crate::limits::MAX_FITTED_DIMENSIONS;
 use crate::random::Random;
@@ -153,20 +153,8 @@ impl Stage for EmbeddingWhiteningConfig {
         Self::canonical(self)
     }
 
-    fn scanned(&self) -> Option<Value> {
-        None
-    }
-
     fn shape(&self) -> StageShape {
         StageShape::Fitted
-    }
-
-    fn needs(&self, _: &Roles) -> Needs {
-        Needs::default()
-    }
-
-    fn row_local(&self, _: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
-        Ok(None)
     }
 
     fn fit(&self, stage: &StageId) -> Option<Box<dyn Fit>> {
@@ -205,6 +193,10 @@ impl Whitening {
     fn fit(&self, covariance: Covariance) -> Result<(Affine, Map<String, Value>)> {
         let config = &self.config;
         let dimensions = covariance.mean.len();
+        if let Some(groups) = config.groups.filter(|groups| dimensions > 0 && *groups as usize > dimensions) {
+            return Err(Error::usage(format!("more groups than dimensions groups=`{groups}` dimensions=`{dimensions}`"))
+                .hint("`groups` divides the dimensions: take fewer"));
+        }
         let method = match config.method {
             Method::Center => whiten::Method::Center,
             Method::Pca => whiten::Method::Pca { dims: config.dims.map(|dims| dims as usize) },
@@ -217,6 +209,10 @@ impl Whitening {
             ("mean_correlation".to_owned(), json!(covariance.mean_correlation())),
         ]);
         let (map, spectrum) = whiten::fit(covariance, &method, strength)?;
+        if let Some(rank) = spectrum.as_ref().map(|spectrum| spectrum.rank).filter(|rank| *rank > 0 && *rank <= strength.skip_top) {
+            return Err(Error::usage(format!("`skip_top` leaves no direction skip_top=`{}` rank=`{rank}`", strength.skip_top))
+                .hint("skip fewer than the vectors have"));
+        }
         report.insert("dimensions".into(), json!({"from": dimensions, "to": map.dimensions()}));
         if let Some(Spectrum { rank, condition, effective_rank, explained }) = spectrum {
             report.insert("rank".into(), json!(rank));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::fitting::{self, Transform, each_sound};
 use super::policy::{self, OnBadVector};
-use super::seam::{Feature, Fit, Fitted, Narrow, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::seam::{Feature, Fit, Fitted, Narrow, Shape as StageShape, Stage};
 use crate::declare::shape::{defaulted, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -103,20 +103,8 @@ impl Stage for NeighborDimReductionConfig {
         Self::canonical(self)
     }
 
-    fn scanned(&self) -> Option<Value> {
-        None
-    }
-
     fn shape(&self) -> StageShape {
         StageShape::Fitted
-    }
-
-    fn needs(&self, _: &Roles) -> Needs {
-        Needs::default()
-    }
-
-    fn row_local(&self, _: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
-        Ok(None)
     }
 
     fn fit(&self, stage: &StageId) -> Option<Box<dyn Fit>> {

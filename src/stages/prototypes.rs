@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns::{Detail, Drop, Drops};
 use super::policy::{self, Budget, Clusters, OnBadVector};
-use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
 use super::vectors::{Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -108,20 +108,8 @@ impl Stage for PrototypesConfig {
         Self::canonical(self)
     }
 
-    fn scanned(&self) -> Option<Value> {
-        None
-    }
-
     fn shape(&self) -> StageShape {
         StageShape::Barrier
-    }
-
-    fn needs(&self, _: &Roles) -> Needs {
-        Needs::default()
-    }
-
-    fn row_local(&self, _: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
-        Ok(None)
     }
 
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {

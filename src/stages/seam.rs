@@ -93,13 +93,19 @@ pub trait Stage: Debug + Send + Sync {
     fn canonical(&self) -> Value;
     /// What of the configuration shapes what the stage leaves in the first scan's artefact; `None` if it leaves nothing there. A
     /// threshold that only the barrier looks at is no part of it, so that changing it scans nothing again.
-    fn scanned(&self) -> Option<Value>;
+    fn scanned(&self) -> Option<Value> {
+        None
+    }
     /// Its place in the plan.
     fn shape(&self) -> Shape;
     /// What it reads of a source's shards.
-    fn needs(&self, roles: &Roles) -> Needs;
+    fn needs(&self, _roles: &Roles) -> Needs {
+        Needs::default()
+    }
     /// The decision of a row-local stage, or a barrier's cheap feature; `None` if the barrier has none.
-    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>>;
+    fn row_local(&self, _cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        Ok(None)
+    }
     /// The column that the barrier reads of the rows that it names, by name or role; `None` if it reads no rows again.
     fn named(&self) -> Option<&str> {
         None

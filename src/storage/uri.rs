@@ -271,25 +271,25 @@ mod tests {
     use super::*;
 
     fn parts(written: &str) -> (String, Option<String>) {
-        let location = resolve(Path::new("/home/p"), written).unwrap();
+        let location = resolve(Path::new("/lake/p"), written).unwrap();
         (location.base().display().to_string(), location.pattern().map(str::to_owned))
     }
 
     #[test]
     fn paths_resolve_against_the_pipeline_files_folder() {
         for (written, base, pattern) in [
-            ("data", "/home/p/data", None),
-            ("./data/", "/home/p/data", None),
-            ("../out/", "/home/out", None),
+            ("data", "/lake/p/data", None),
+            ("./data/", "/lake/p/data", None),
+            ("../out/", "/lake/out", None),
             ("../../../../x", "/x", None),
             ("/abs/a.parquet", "/abs/a.parquet", None),
             ("file:///abs/with%20space", "/abs/with space", None),
             ("file://localhost/abs", "/abs", None),
-            ("data/*.parquet", "/home/p/data", Some("*.parquet")),
-            ("data/**/part-?[0-9].parquet", "/home/p/data", Some("**/part-?[0-9].parquet")),
-            ("*.parquet", "/home/p", Some("*.parquet")),
+            ("data/*.parquet", "/lake/p/data", Some("*.parquet")),
+            ("data/**/part-?[0-9].parquet", "/lake/p/data", Some("**/part-?[0-9].parquet")),
+            ("*.parquet", "/lake/p", Some("*.parquet")),
             ("/*/a.parquet", "/", Some("*/a.parquet")),
-            ("data/dt=*/x/./y.parquet", "/home/p/data", Some("dt=*/x/y.parquet")),
+            ("data/dt=*/x/./y.parquet", "/lake/p/data", Some("dt=*/x/y.parquet")),
         ] {
             assert_eq!(parts(written), (base.to_owned(), pattern.map(str::to_owned)), "{written}");
         }
@@ -347,9 +347,9 @@ mod tests {
         /// Whatever is written, what passes the check lies below the root when its parts are walked one by one.
         #[test]
         fn nothing_that_passes_leaves_the_root(written in "(\\.\\./|\\./|/|a/|root/|b|\\.\\.|file:///|%2e|%2f|\\*){0,8}") {
-            let folder = Path::new("/x/root/p");
+            let folder = Path::new("/lake/root/p");
             if let Ok(location) = resolve(folder, &written)
-                && Root(PathBuf::from("/x/root")).check(&location).is_ok()
+                && Root(PathBuf::from("/lake/root")).check(&location).is_ok()
             {
                 let mut walked: Vec<String> = Vec::new();
                 for part in folder.join(location.base()).to_string_lossy().split('/') {
@@ -359,7 +359,7 @@ mod tests {
                         part => walked.push(part.to_owned()),
                     }
                 }
-                prop_assert!(walked.starts_with(&["x".to_owned(), "root".to_owned()]), "{written}");
+                prop_assert!(walked.starts_with(&["lake".to_owned(), "root".to_owned()]), "{written}");
                 prop_assert!(!location.pattern().unwrap_or_default().split('/').any(|part| part == ".."));
             }
         }

@@ -211,7 +211,7 @@ def print_section(section, indent="  "):
     for name, value in report.items():
         print(f"{indent}{name}: {json.dumps(value)}")
     pairs = report.get("pairs", {})
-    apart, looked_at = (pairs.get(name, 0) + pairs.get("ruled_out", 0) for name in ("rejected", "compared"))
+    apart, looked_at = pairs.get("rejected", 0) + pairs.get("ruled_out", 0), pairs.get("candidates", 0)
     if looked_at:
         print(f"{indent}under the threshold, which plain LSH would join: {apart} of {looked_at} candidate pairs with a kept row, {apart / looked_at:.1%}")
 

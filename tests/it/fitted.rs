@@ -300,6 +300,21 @@ fn too_little_to_fit_is_borne() {
     }
 }
 
+#[test]
+fn a_map_to_nothing_is_refused() {
+    let rows: Vec<Vector> = rows(40).into_iter().map(Some).collect();
+    let corpus = corpus(&rows, 20);
+    for (keys, wanted) in [
+        ("method: pca, skip_top: 12", "`skip_top` leaves no direction"),
+        ("method: zca, skip_top: 4000", "`skip_top` leaves no direction"),
+        ("method: group, groups: 4000", "more groups than dimensions"),
+    ] {
+        let stages = format!("{RAW}  - {{ id: z, embedding_whitening: {{ {keys} }} }}");
+        let said = corpus.pipeline_with(SOURCE, &stages, "parquet: { uri: out }").run(&["--overwrite"]).failed(2);
+        assert!(said.contains(wanted) && said.contains("hint:"), "{keys}: {said}");
+    }
+}
+
 /// Vectors with a strong common part: as they are, all of them are near; what sets them apart shows once the mean is taken off.
 #[test]
 fn stages_below_take_the_new_vectors() {

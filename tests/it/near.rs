@@ -238,6 +238,11 @@ fn several_thresholds_come_from_one_pass() {
     }
     let dropped = |place: usize| all[place]["dropped"].as_u64().unwrap();
     assert!(dropped(1) > dropped(0) && dropped(0) > dropped(3) && dropped(3) > 0, "{all}");
+    // The stage's own threshold stands once, and a looser one says how few pairs the bands find at it.
+    let (corpus, _) = corpus(&texts);
+    let said = corpus.pipeline(&stage("threshold: 0.8, bands: 14, rows: 8, report: [0.3, 0.8]")).run(&[]).ok().stdout;
+    assert_eq!(said.matches("threshold 0.8: kept").count(), 1, "{said}");
+    assert!(said.contains("(a pair at it is found with probability 0.001)"), "{said}");
 }
 
 #[test]
@@ -276,6 +281,22 @@ fn only_rows_of_one_group_or_of_different_sources_are_compared() {
     assert_eq!(run("within: lang"), ["x2", "y0", "y1", "y2"]);
     assert_eq!(run("across: true"), ["y0", "y1", "y2"]);
     assert_eq!(run("across: true, rule: components"), ["x1", "x2", "y0", "y1", "y2"]);
+}
+
+#[test]
+fn a_nested_column_makes_no_groups() {
+    use arrow::array::{ArrayRef, ListArray, RecordBatch, StringArray};
+    use arrow::datatypes::Int32Type;
+    use std::sync::Arc;
+
+    let tags: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1)]), Some(vec![Some(2)])]));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["a b c d e f", "a b c d e g"]));
+    let corpus = Corpus::new();
+    corpus.batch("a.parquet", &RecordBatch::try_from_iter([("text", texts), ("tags", tags)]).unwrap(), 10);
+    let stages = stage("threshold: 0.8, within: tags");
+    corpus.pipeline_with("  c: { parquet: { uri: in, text: text } }", &stages, "parquet: { uri: out }");
+    let said = corpus.run(&[]).failed(3);
+    assert!(said.contains("within=`tags`") && said.contains("hint:"), "{said}");
 }
 
 #[test]
@@ -318,6 +339,8 @@ fn what_is_not_verified_says_so() {
     // 256 values estimate a similarity to about .03: only pairs close to the threshold can differ.
     assert!(estimated.len().abs_diff(exact.len()) <= 5, "{} {}", estimated.len(), exact.len());
     assert!(estimated.iter().all(|row| row.kept.is_some() && (row.score.unwrap() * 256.0).fract() == 0.0));
+    assert!(estimated.iter().all(|row| row.detail.as_ref().unwrap().contains("\"estimated\":true")));
+    assert!(exact.iter().all(|row| !row.detail.as_ref().unwrap().contains("estimated")));
     let joined = dropped(&run("bands: 64, rows: 2, verify: none, rule: components"));
     assert!(joined.len() >= exact.len());
     assert!(

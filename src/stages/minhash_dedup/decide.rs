@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use super::candidates::{self, Candidates};
 use super::verify::{Compared, NEAR, Pairs, exactly};
 use super::{MinhashDedupConfig, Rule, Verify};
-use crate::cluster::{self, Bounds, Buckets, Components, Dropped, Effort, Keep as KeepOrder, OnEqual, Star, Threshold, compare_in_buckets};
+use crate::cluster::{
+    self, Bounds, Buckets, Components, Cuts, Dropped, Effort, Keep as KeepOrder, OnEqual, Star, Threshold, compare_in_buckets,
+};
 use crate::engine::{Engine, spawn};
 use crate::error::Result;
 use crate::ids::RowId;
@@ -70,7 +72,7 @@ impl MinhashDedup {
         let thresholds: Vec<Threshold> = match config.verify {
             // All that shares a band is taken for similar.
             Verify::None => vec![Threshold::new(0.0, OnEqual::Drop)],
-            _ => config.threshold.iter().chain(&config.report).map(|minimum| Threshold::new(*minimum, OnEqual::Drop)).collect(),
+            _ => config.thresholds().map(|minimum| Threshold::new(minimum, OnEqual::Drop)).collect(),
         };
         let order = self.order(candidates)?;
         let room = engine.memory_bytes() / HELD_SHARE;
@@ -101,7 +103,8 @@ impl MinhashDedup {
                 let verified = config.verify != Verify::None;
                 // A component's survivor may be any distance away: then it is not named.
                 let accepted = thresholds.first().is_some_and(|threshold| threshold.accepts(dropped.similarity));
-                let detail = Detail::Bands { shared, unverified: !verified, chained: verified && !accepted };
+                let estimated = config.verify == Verify::Estimate;
+                let detail = Detail::Bands { shared, estimated, unverified: !verified, chained: verified && !accepted };
                 let kept = kept.filter(|_| accepted).map(id);
                 let score = verified.then_some(dropped.similarity);
                 drops.push(Drop { row: id(row), reason: "near_duplicate", kept, score, detail });
@@ -157,14 +160,21 @@ impl MinhashDedup {
             let id = |member: &u32| candidates.ids[candidates.rows[*member as usize] as usize];
             members.iter().map(|member| sources[RowId::from_bits(id(member)).shard().ordinal()] as u32).collect()
         };
-        let minimum = Threshold::loosest(thresholds);
-        let mut pairs = Pairs::new(compared, members, of_sources, self.config.bands, minimum, room);
+        let first = thresholds[0].minimum();
+        let cuts = Cuts { loosest: Threshold::loosest(thresholds), first, near: first - NEAR };
+        let mut pairs = Pairs::new(compared, members, of_sources, self.config.bands, cuts, room);
         let stop = || engine.stop().check();
         let (results, effort) = match self.config.rule {
             Rule::Star => {
                 let mut star = Star::new(members.len(), thresholds);
-                let mut rule = cluster::Rule { rule: &mut star, wants: Star::wants, offer: Star::offer, decide: Star::decide };
-                let effort = compare_in_buckets(buckets, BOUNDS, &mut rule, &mut pairs, stop)?;
+                let mut rule = cluster::Rule {
+                    rule: &mut star,
+                    wants: Star::wants,
+                    wants_first: Star::wants_first,
+                    offer: Star::offer,
+                    decide: Star::decide,
+                };
+                let effort = compare_in_buckets(buckets, BOUNDS, cuts, &mut rule, &mut pairs, stop)?;
                 (star.finish(), effort)
             }
             Rule::Components => {
@@ -174,9 +184,14 @@ impl MinhashDedup {
                     (1..members.len() as u32).for_each(|row| rule.offer(row, 0, 1.0));
                     Effort::default()
                 } else {
-                    let mut rule =
-                        cluster::Rule { rule: &mut rule, wants: Components::wants, offer: Components::offer, decide: Components::decide };
-                    compare_in_buckets(buckets, BOUNDS, &mut rule, &mut pairs, stop)?
+                    let mut rule = cluster::Rule {
+                        rule: &mut rule,
+                        wants: Components::wants,
+                        wants_first: Components::wants_first,
+                        offer: Components::offer,
+                        decide: Components::decide,
+                    };
+                    compare_in_buckets(buckets, BOUNDS, cuts, &mut rule, &mut pairs, stop)?
                 };
                 let (pairs, failure) = (RefCell::new(&mut pairs), RefCell::new(None));
                 let results = rule.finish(|a, b| {
@@ -213,6 +228,7 @@ impl MinhashDedup {
         report.insert("candidates".into(), json!({"components": components, "largest_component": largest, "rows": candidates.rows.len()}));
         report.insert("rows_without_shingles".into(), json!(candidates.empty));
         let pairs = json!({
+            "candidates": effort.candidates,
             "compared": effort.compared,
             "near_below": if config.verify == Verify::None { 0.0 } else { NEAR },
             "rejected": effort.rejected,
@@ -222,9 +238,11 @@ impl MinhashDedup {
         report.insert("pairs".into(), pairs);
         report.insert("bounds".into(), json!({"cut_rows": effort.cut_rows, "pairs_left_out": effort.left_out}));
         if config.verify != Verify::None {
-            let thresholds = config.threshold.iter().chain(&config.report).zip(counts);
-            let entries =
-                thresholds.map(|(threshold, dropped)| json!({"dropped": dropped, "kept": rows - dropped, "threshold": threshold}));
+            let bands = config.layout();
+            let entries = config.thresholds().zip(counts).map(|(threshold, dropped)| {
+                let found_with = bands.probability(threshold);
+                json!({"dropped": dropped, "found_with": found_with, "kept": rows - dropped, "threshold": threshold})
+            });
             report.insert("by_threshold".into(), Value::Array(entries.collect()));
         }
         report

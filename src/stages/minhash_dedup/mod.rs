@@ -123,7 +123,7 @@ pub const FIELDS: &[Field] = &[
     optional(
         "permutations",
         Shape::Int { min: 1, max: MAX_PERMUTATIONS },
-        "Values of a signature, where `bands` and `rows` are chosen for `threshold`: the longest bands that find a pair at it with probability .9. Default 112.",
+        "Values of a signature, where `bands` and `rows` are chosen for `threshold`: the longest bands that find a pair at it with probability .9, or the best that so few values allow. Default 112.",
     ),
     defaulted(
         "verify",
@@ -183,6 +183,14 @@ impl MinhashDedupConfig {
                 "report",
                 "`report` has no meaning with `verify: none`: no similarity is computed",
                 Some("remove `report`, or verify".into()),
+            );
+        }
+        if verify == Verify::None && threshold.is_some() && (preset.is_some() || fields.has("bands")) {
+            fields.problem(
+                out,
+                "threshold",
+                "`threshold` has no meaning with `verify: none` and given bands: no similarity is computed",
+                Some("remove `threshold`, or verify".into()),
             );
         }
         let (bands, rows) = Self::read_bands(fields, out, preset, threshold);
@@ -245,6 +253,18 @@ impl MinhashDedupConfig {
                 (1, 1)
             }
         }
+    }
+
+    /// How a signature is cut.
+    #[must_use]
+    pub fn layout(&self) -> Bands {
+        Bands { bands: self.bands as usize, rows: self.rows as usize }
+    }
+
+    /// The threshold, then the further ones.
+    fn thresholds(&self) -> impl Iterator<Item = f64> {
+        let further = self.report.iter().filter(|further| Some(**further) != self.threshold);
+        self.threshold.iter().chain(further).copied()
     }
 
     /// Values of a signature.
@@ -360,23 +380,22 @@ impl Stage for MinhashDedupConfig {
     }
 
     fn notes(&self) -> Vec<String> {
-        let bands = Bands { bands: self.bands as usize, rows: self.rows as usize };
-        let mut notes = Vec::new();
-        if let Some(threshold) = self.threshold {
-            let probability = bands.probability(threshold);
-            notes
-                .push(format!("{} bands of {} values find a pair at {threshold} with probability {probability:.3}", self.bands, self.rows));
-        } else {
-            notes.push(format!("{} bands of {} values", self.bands, self.rows));
-        }
+        let odds = |threshold: f64| format!("{threshold} with probability {:.3}", self.layout().probability(threshold));
+        let found: Vec<String> = self.thresholds().map(odds).collect();
+        let mut notes = vec![match found.as_slice() {
+            [] => format!("{} bands of {} values", self.bands, self.rows),
+            found => format!("{} bands of {} values find a pair at {}", self.bands, self.rows, found.join(", at ")),
+        }];
         notes.push(match self.verify {
             Verify::Exact => "each pair acted on is verified by its shingles, texts of candidates are read once more".into(),
             Verify::Estimate => "pairs are estimated from signatures: a dropped row may be under the threshold".into(),
             Verify::None => "pairs are not verified: rows that share a band by chance are dropped".into(),
         });
-        notes.push(match self.rule {
-            Rule::Star => "star: every dropped row is similar to the kept row that it names".into(),
-            Rule::Components => "components: a chain is dropped whole, its ends may have nothing in common".into(),
+        notes.push(match (self.rule, self.verify) {
+            (Rule::Star, Verify::Exact) => "star: every dropped row is similar to the kept row that it names".into(),
+            (Rule::Star, Verify::Estimate) => "star: every dropped row is by estimate similar to the kept row that it names".into(),
+            (Rule::Star, Verify::None) => "star: every dropped row shares a band with the kept row that it names".into(),
+            (Rule::Components, _) => "components: a chain is dropped whole, its ends may have nothing in common".into(),
         });
         notes
     }

@@ -7,9 +7,9 @@ use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, Sch
 
 use super::{MinhashDedupConfig, Preset, Verify};
 use crate::dataset::schema::text_values;
-use crate::error::{Context as _, Kind, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::Fingerprint;
-use crate::sketch::{Bands, Family, Sketcher, to_set};
+use crate::sketch::{Family, Sketcher, to_set};
 use crate::stages::carry::OrderKey;
 use crate::stages::columns::{cast_strictly, column, row_column, row_schema};
 use crate::stages::seam::{RowLocal, ScanContext};
@@ -35,14 +35,13 @@ fn shingler(config: &MinhashDedupConfig) -> Shingler {
 }
 
 fn sketcher(config: &MinhashDedupConfig) -> Sketcher {
-    let bands = Bands { bands: config.bands as usize, rows: config.rows as usize };
     let permutations = config.permutations();
     let family = match config.preset {
         Some(Preset::Datatrove) => Family::Datatrove { permutations, seed: 1 },
         Some(Preset::DataPrepKit) => Family::DataPrepKit { permutations, seed: 42 },
         None => Family::Trommel { permutations, seed: config.seed },
     };
-    family.sketcher(bands)
+    family.sketcher(config.layout())
 }
 
 /// Makes the band keys of each row, and what else the barrier sees of it.
@@ -65,6 +64,17 @@ impl Sketch {
     pub(super) fn try_new(config: &MinhashDedupConfig, cx: &ScanContext<'_>) -> Result<Self> {
         let text = column(cx, &config.column)?;
         let within = config.within.as_ref().map(|name| column(cx, name)).transpose()?;
+        if let Some(field) = within
+            .map(|index| cx.schema.field(index))
+            .filter(|field| field.data_type().is_nested() && !matches!(field.data_type(), DataType::Dictionary(..)))
+        {
+            return Err(Error::input(format!(
+                "rows cannot be told apart by a nested column stage=`{}` within=`{}`",
+                cx.stage,
+                field.name()
+            ))
+            .hint("name a column of text, numbers or times"));
+        }
         let bands = config.bands as usize;
         let mut fields = vec![ArrowField::new(KEYS, DataType::FixedSizeBinary(8 * bands as i32), true)];
         let signature = (config.verify == Verify::Estimate).then(|| config.permutations());

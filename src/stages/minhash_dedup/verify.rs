@@ -7,14 +7,14 @@ use arrow::array::AsArray as _;
 use arrow::datatypes::UInt64Type;
 
 use super::candidates::Candidates;
-use crate::cluster::{Found, Prospect, Similarity};
+use crate::cluster::{Cuts, Similarity};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::sketch::{agreement, jaccard_at_least};
 use crate::stages::seam::NamedRows;
 use crate::storage::scratch::Scratch;
 
-/// A rejected pair less than this below the loosest threshold is near it.
+/// A rejected pair less than this below the threshold is near it.
 pub(super) const NEAR: f64 = 0.1;
 
 /// What candidates are compared by: for each candidate a run of numbers in a scratch file.
@@ -95,8 +95,8 @@ pub(super) struct Pairs<'a> {
     sources: Vec<u32>,
     /// How many bands there are: what shared bands are a share of where nothing is verified.
     bands: u32,
-    /// The loosest threshold.
-    minimum: f64,
+    /// Similarities below all that matter need not be known.
+    floor: f64,
     /// Live rows that are held, as long as they fit `room` bytes.
     held: HashMap<u32, Numbers>,
     room: usize,
@@ -107,20 +107,13 @@ pub(super) struct Pairs<'a> {
 
 impl<'a> Pairs<'a> {
     /// `room`: bytes that may be held to save reading.
-    pub(super) fn new(
-        compared: Option<&'a Compared>,
-        members: &'a [u32],
-        sources: Vec<u32>,
-        bands: u32,
-        minimum: f64,
-        room: usize,
-    ) -> Self {
+    pub(super) fn new(compared: Option<&'a Compared>, members: &'a [u32], sources: Vec<u32>, bands: u32, cuts: Cuts, room: usize) -> Self {
         Self {
             compared,
             members,
             sources,
             bands,
-            minimum,
+            floor: cuts.loosest.min(cuts.near).max(0.0),
             held: HashMap::new(),
             room,
             current: (None, Numbers::default()),
@@ -140,24 +133,19 @@ impl<'a> Pairs<'a> {
 }
 
 impl Similarity for Pairs<'_> {
-    fn prospect(&self, later: u32, earlier: u32) -> Prospect {
+    fn upper(&self, later: u32, earlier: u32) -> Option<f64> {
         if self.sources.get(later as usize).is_some_and(|source| *source == self.sources[earlier as usize]) {
-            return Prospect::Barred;
+            return None;
         }
-        match self.compared {
-            // The smaller set can at most lie in the larger one.
-            Some(compared) if compared.sets => {
-                let size = |place: u32| f64::from(compared.lengths[self.members[place as usize] as usize]);
-                let (a, b) = (size(later), size(earlier));
-                let upper = if a.max(b) == 0.0 { 0.0 } else { a.min(b) / a.max(b) };
-                if upper < self.minimum { Prospect::Apart } else { Prospect::AtMost(upper) }
-            }
-            _ => Prospect::AtMost(1.0),
-        }
+        let Some(compared) = self.compared.filter(|compared| compared.sets) else { return Some(1.0) };
+        // The smaller set can at most lie in the larger one.
+        let size = |place: u32| f64::from(compared.lengths[self.members[place as usize] as usize]);
+        let (a, b) = (size(later), size(earlier));
+        Some(if a.max(b) == 0.0 { 0.0 } else { a.min(b) / a.max(b) })
     }
 
-    fn of(&mut self, later: u32, earlier: u32, shared: u32) -> Result<Found> {
-        let Some(compared) = self.compared else { return Ok(Found::Similar(f64::from(shared) / f64::from(self.bands))) };
+    fn of(&mut self, later: u32, earlier: u32, shared: u32) -> Result<Option<f64>> {
+        let Some(compared) = self.compared else { return Ok(Some(f64::from(shared) / f64::from(self.bands))) };
         self.load(compared, later)?;
         let earlier = if let Some(numbers) = self.held.get(&earlier) {
             numbers
@@ -165,14 +153,10 @@ impl Similarity for Pairs<'_> {
             compared.read(self.members[earlier as usize], &mut self.bytes, &mut self.other)?;
             &self.other
         };
-        let found = if compared.sets {
-            jaccard_at_least(&self.current.1.set, &earlier.set, (self.minimum - NEAR).max(0.0))
+        Ok(if compared.sets {
+            jaccard_at_least(&self.current.1.set, &earlier.set, self.floor)
         } else {
             Some(agreement(&self.current.1.signature, &earlier.signature))
-        };
-        Ok(match found {
-            Some(similarity) if similarity >= self.minimum => Found::Similar(similarity),
-            found => Found::Apart { near: found.is_some_and(|similarity| similarity >= self.minimum - NEAR) },
         })
     }
 
@@ -192,11 +176,8 @@ impl Similarity for Pairs<'_> {
 
 /// The similarity of two places whatever it is, for the report of a rule that does not compare them on its way.
 pub(super) fn exactly(pairs: &mut Pairs<'_>, a: u32, b: u32) -> Result<f64> {
-    let minimum = std::mem::replace(&mut pairs.minimum, 0.0);
+    let floor = std::mem::replace(&mut pairs.floor, 0.0);
     let found = pairs.of(a, b, 0);
-    pairs.minimum = minimum;
-    Ok(match found? {
-        Found::Similar(similarity) => similarity,
-        Found::Apart { .. } => 0.0,
-    })
+    pairs.floor = floor;
+    Ok(found?.unwrap_or(0.0))
 }

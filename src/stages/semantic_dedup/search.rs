@@ -112,8 +112,9 @@ impl SemanticDedup {
             OnEqual::Drop => cluster::OnEqual::Drop,
         };
         let threshold = Threshold::epsilon(epsilon, on_equal);
-        let further = config.report.iter().map(|epsilon| Threshold::epsilon(*epsilon, on_equal));
-        let thresholds: Vec<Threshold> = std::iter::once(threshold).chain(further).collect();
+        let further = config.report.iter().copied().filter(|further| *further != epsilon);
+        let epsilons: Vec<f64> = std::iter::once(epsilon).chain(further).collect();
+        let thresholds: Vec<Threshold> = epsilons.iter().map(|epsilon| Threshold::epsilon(*epsilon, on_equal)).collect();
         let Clustered { model, cells, .. } = clustered;
         let approximate = cells.count() > 1 && rows > 1;
         let searched = match &model {
@@ -150,8 +151,8 @@ impl SemanticDedup {
         if config.rule == Rule::AnyEarlier {
             report.insert("orphans".into(), json!(orphans));
         }
-        let by_epsilon: Vec<Value> = std::iter::once(&epsilon)
-            .chain(&config.report)
+        let by_epsilon: Vec<Value> = epsilons
+            .iter()
             .zip(&counts)
             .map(|(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": rows as u64 - dropped}))
             .collect();
