@@ -16,7 +16,7 @@ use crate::engine::{next, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{RowId, TaskKey};
 use crate::plan::task::BarrierKey;
-use crate::stages::seam::{Narrow, ROW, drop_fields};
+use crate::stages::seam::{Narrow, ROW, Table, drop_fields};
 use crate::state::artefacts::{Artefacts, Receipt, ReceiptFile, TableWriter};
 
 /// A barrier that is done.
@@ -32,6 +32,12 @@ impl Decided {
     fn new(key: TaskKey, receipt: Receipt) -> Self {
         let files = receipt.files.into_iter().map(|file| (file.name.clone(), file)).collect();
         Self { key, files, report: receipt.facts }
+    }
+
+    /// The names of the tables that the stage leaves in the dataset, and where they lie.
+    pub(super) fn tables(&self, artefacts: &Artefacts) -> Vec<(String, PathBuf)> {
+        let names = self.files.keys().filter_map(|file| Some((file, file.strip_prefix(KEPT)?.to_owned())));
+        names.map(|(file, name)| (name, artefacts.file(&self.key, file))).collect()
     }
 
     /// The table of one shard's drops; `None` if it has none.
@@ -93,7 +99,10 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
         cx.engine.stop().check()?;
         writer.write(&batch?)?;
     }
-    let (files, reasons) = writer.finish()?;
+    let (mut files, reasons) = writer.finish()?;
+    for table in outcome.tables {
+        files.push(keep_table(cx, &key, table).await?);
+    }
     let dropped: u64 = reasons.values().sum();
     let mut facts = outcome.report;
     facts.insert("rows".into(), json!(rows));
@@ -105,6 +114,19 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
     cx.artefacts.commit(&key, &receipt)?;
     Ok((Decided::new(key, receipt), false))
 }
+
+/// Writes a table that the stage leaves in the dataset, into its artefact.
+async fn keep_table(cx: &RunContext, key: &TaskKey, mut table: Table) -> Result<ReceiptFile> {
+    let mut writer = TableWriter::create(&cx.artefacts.folder(key), &format!("{KEPT}{}.parquet", table.name), &table.rows.schema())?;
+    while let Some(batch) = next(&mut table.rows).await {
+        cx.engine.stop().check()?;
+        writer.write(&batch?)?;
+    }
+    writer.finish()
+}
+
+/// What the names of tables for the dataset start with: the others are shards' drops.
+const KEPT: &str = "kept-";
 
 /// Splits drops that are sorted by row id into one table a shard.
 struct DropWriter {

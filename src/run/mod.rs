@@ -12,5 +12,6 @@ mod prune;
 pub mod report;
 pub mod runner;
 mod scan;
+mod tables;
 mod task;
 mod verdict;

@@ -12,7 +12,7 @@ use super::prune::{DataFile, annotation_names};
 use super::report::Summary;
 use super::scan::ScanTask;
 use super::task::{Descriptor, run_tasks};
-use super::{barrier, feature, fitted, lineage, prune};
+use super::{barrier, feature, fitted, lineage, prune, tables};
 use crate::config::model::{Source, Write};
 use crate::dataset::schema::{NeededColumn, Wanted, common_type, reconcile};
 use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
@@ -413,7 +413,9 @@ async fn carry_out(
         (lineages?, data?)
     };
 
-    let manifest = manifest_of(&cx, canonical, run_id.to_string(), &lineages, &data, &reports);
+    let mut manifest = manifest_of(&cx, canonical, run_id.to_string(), &lineages, &data, &reports);
+    manifest.files.extend(tables::write(&cx, &folder)?);
+    manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
     check_sums(&manifest, &data)?;
     manifest.write(&folder)?;
     let record = RunRecord {
@@ -507,7 +509,6 @@ fn manifest_of(
         blake3: lineage.file.hash.to_string(),
         rows: lineage.rows,
     }));
-    files.sort_by(|a, b| a.path.cmp(&b.path));
     let inputs = cx.snapshot.shards.iter().zip(lineages).map(|(shard, lineage)| InputShard {
         source: cx.plan.sources[shard.source].id.to_string(),
         shard: shard.path.clone(),

@@ -288,7 +288,7 @@ impl Barrier for ExactDedup {
                 drop_batch(&drops)
             });
             let drops = sort(engine, duplicates, &[SortKey::ascending(ROW_ID)])?;
-            Ok(Outcome { drops, report: Map::new() })
+            Ok(Outcome { drops, report: Map::new(), tables: Vec::new() })
         })
     }
 }

@@ -192,6 +192,16 @@ pub struct Outcome {
     pub drops: RowStream,
     /// The stage's section of the report.
     pub report: Map<String, Value>,
+    /// What it was asked to leave in the dataset beside its decisions.
+    pub tables: Vec<Table>,
+}
+
+/// A table that a stage leaves in the dataset.
+pub struct Table {
+    /// Its name, a plain word.
+    pub name: &'static str,
+    /// Its rows. A column [`ROW_ID`] is written as `source`, `shard` and `row`.
+    pub rows: RowStream,
 }
 
 /// Fits a map of vectors to all rows at once.

@@ -172,6 +172,19 @@ pub fn file_name(ordinal: usize) -> String {
     format!("lineage/part-{ordinal:06}.parquet")
 }
 
+/// How lineage and what stages leave beside it are written.
+pub fn properties() -> Result<WriterProperties> {
+    let level = ZstdLevel::try_new(3).context(Kind::Internal, || "no such compression level".into())?;
+    let properties = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by("trommel".into())
+        .set_compression(Compression::ZSTD(level))
+        .set_dictionary_enabled(true)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(GROUP_ROWS));
+    Ok(properties.build())
+}
+
 /// Writes the lineage of one shard, row by row in row order.
 pub struct LineageWriter {
     writer: ArrowWriter<AsideFile>,
@@ -186,18 +199,9 @@ pub struct LineageWriter {
 impl LineageWriter {
     /// Starts the file.
     pub fn create(path: &Path, source: &str, shard: &str, run_id: &str) -> Result<Self> {
-        let level = ZstdLevel::try_new(3).context(Kind::Internal, || "no such compression level".into())?;
-        let properties = WriterProperties::builder()
-            .set_writer_version(WriterVersion::PARQUET_1_0)
-            .set_created_by("trommel".into())
-            .set_compression(Compression::ZSTD(level))
-            .set_dictionary_enabled(true)
-            .set_statistics_enabled(EnabledStatistics::Chunk)
-            .set_max_row_group_row_count(Some(GROUP_ROWS))
-            .build();
         let file = AsideFile::create(path)?;
         let writer =
-            ArrowWriter::try_new(file, schema(), Some(properties)).context(Kind::Internal, || "cannot start a lineage file".into())?;
+            ArrowWriter::try_new(file, schema(), Some(properties()?)).context(Kind::Internal, || "cannot start a lineage file".into())?;
         Ok(Self {
             writer,
             path: path.to_owned(),

@@ -63,7 +63,7 @@ pub struct InputShard {
 pub struct OutputFile {
     /// Path below the dataset's folder.
     pub path: String,
-    /// `data`, `dropped` or `lineage`.
+    /// `data`, `dropped`, `lineage`, or `table` for what a stage left beside its decisions.
     pub kind: String,
     /// Length in bytes.
     pub bytes: u64,

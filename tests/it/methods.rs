@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{ArrayRef, AsArray as _, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, UInt32Type, UInt64Type};
 use serde_json::Value;
 use trommel::random::Random;
 
-use crate::fixture::Corpus;
+use crate::fixture::{Corpus, read_parquet};
 
 /// Vectors in families of about `copies`, each a direction with some noise; every tenth row is the same as the one before.
 fn families(rows: usize, dimensions: usize, copies: usize, noise: f32) -> Vec<f32> {
@@ -125,6 +126,49 @@ fn a_share_to_keep_chooses_epsilon() {
         // Given by hand it does the same.
         assert_eq!(kept(&corpus, &format!("epsilon: {epsilon}, method: {method}, rule: any_earlier")).0, found);
     }
+}
+
+/// The clustering as the dataset gets it: each row is in the cell whose centroid is the nearest, at the distance that is told.
+#[test]
+fn cells_are_left_in_the_dataset() {
+    let dimensions = 8;
+    let data = families(9000, dimensions, 5, 0.25);
+    let corpus = corpus(&data, dimensions);
+    for (keys, count) in [("epsilon: 0.1, method: ivf, k: 30", 30), ("epsilon: 0.1, k: 7", 7), ("epsilon: 0.1", 1)] {
+        let (without, _) = kept(&corpus, keys);
+        assert!(!corpus.at("out/tables").exists());
+        assert_eq!(kept(&corpus, &format!("{keys}, write_cells: true")).0, without, "{keys}");
+        corpus.verify().ok();
+        let centroids = read_parquet(&corpus.at("out/tables/near/centroids.parquet"));
+        let cells = read_parquet(&corpus.at("out/tables/near/cells.parquet"));
+        assert_eq!((centroids.num_rows(), cells.num_rows()), (count, 9000), "{keys}");
+        let number = |batch: &RecordBatch, name: &str| batch.column_by_name(name).unwrap().clone();
+        let sizes = number(&centroids, "rows").as_primitive::<UInt64Type>().values().to_vec();
+        let vectors = number(&centroids, "vector").as_fixed_size_list().values().as_primitive::<Float32Type>().values().to_vec();
+        let shards = cast(&number(&cells, "shard"), &DataType::Utf8).unwrap();
+        let rows = number(&cells, "row").as_primitive::<UInt64Type>().values().to_vec();
+        let of = number(&cells, "cell").as_primitive::<UInt32Type>().values().to_vec();
+        let distances = number(&cells, "distance").as_primitive::<Float64Type>().values().to_vec();
+        let mut counted = vec![0; count];
+        for place in 0..9000 {
+            let shard: usize = shards.as_string::<i32>().value(place).strip_suffix(".parquet").unwrap().parse().unwrap();
+            assert_eq!(shard * 4000 + rows[place] as usize, place);
+            counted[of[place] as usize] += 1;
+            let row = &data[place * dimensions..][..dimensions];
+            let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let near = |cell: usize| {
+                let centroid = &vectors[cell * dimensions..][..dimensions];
+                1.0 - row.iter().zip(centroid).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() / length
+            };
+            let nearest = (0..count).map(near).fold(f64::INFINITY, f64::min);
+            assert!((near(of[place] as usize) - nearest).abs() < 1e-6 && (distances[place] - nearest).abs() < 1e-6, "{keys} {place}");
+        }
+        assert_eq!(counted, sizes);
+    }
+    // What lies there is part of the dataset.
+    std::fs::remove_file(corpus.at("out/tables/near/cells.parquet")).unwrap();
+    let found = corpus.verify();
+    assert!(found.code == 4 && found.stdout.contains("tables/near/cells.parquet"), "{}", found.stdout);
 }
 
 /// 44 MB of vectors in a pool of 40: they go to a file, and no byte changes.

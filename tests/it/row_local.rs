@@ -53,6 +53,7 @@ fn semantic(keep: Keep) -> Box<dyn Stage> {
         probe: None,
         seed: 9,
         report: Vec::new(),
+        write_cells: false,
         on_bad_vector: OnBadVector::Keep,
     })
 }

@@ -326,7 +326,7 @@ impl Stage for MinhashDedupConfig {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn canonical(&self) -> Value {

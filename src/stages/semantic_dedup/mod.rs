@@ -16,6 +16,7 @@ use crate::limits::MAX_PROBE;
 use crate::vector::Training;
 use crate::words;
 
+mod cells;
 mod decide;
 mod efficiency;
 mod search;
@@ -93,6 +94,8 @@ pub struct SemanticDedupConfig {
     pub seed: u64,
     /// Further values of epsilon whose counts are reported, from one pass over the pairs.
     pub report: Vec<f64>,
+    /// Whether centroids and each row's cell are left in the dataset; default not.
+    pub write_cells: bool,
     /// What becomes of a row with a bad vector; default: kept and never compared.
     pub on_bad_vector: OnBadVector,
 }
@@ -156,6 +159,12 @@ pub const FIELDS: &[Field] = &[
         Presence::EmptyList,
         "Further values of epsilon whose counts are reported from the same pass.",
     ),
+    defaulted(
+        "write_cells",
+        Shape::Bool,
+        Presence::Bool(false),
+        "Whether the dataset gets `tables/<stage>/centroids.parquet` (cell, rows, vector) and `tables/<stage>/cells.parquet` (source, shard, row, cell, and 1 - cosine to the centroid).",
+    ),
     policy::ON_BAD_VECTOR,
 ];
 
@@ -177,6 +186,7 @@ impl SemanticDedupConfig {
             probe: fields.int("probe").and_then(|value| u32::try_from(value).ok()),
             seed: policy::read_seed(fields),
             report,
+            write_cells: fields.bool("write_cells").unwrap_or(false),
             on_bad_vector: policy::read_on_bad_vector(fields),
         }
     }
@@ -215,7 +225,7 @@ impl SemanticDedupConfig {
         };
         match (method, asked) {
             (Method::Flat | Method::Hnsw, _) => {
-                for key in ["k", "iterations", "probe"] {
+                for key in ["k", "iterations", "probe", "write_cells"] {
                     let message = format!("`{key}` has no meaning with `method: {}`, which has no cells", method.word());
                     refuse(key, &message, &format!("remove `{key}`, or set `method: ivf`"));
                 }
@@ -288,6 +298,7 @@ impl SemanticDedupConfig {
             "rule": self.rule.word(),
             "seed": self.seed,
             "target_keep_fraction": target,
+            "write_cells": self.write_cells,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
+use super::cells::Assigned;
 use super::decide::{decide, decide_listed};
 use super::efficiency::{EFFICIENCY_ROWS, efficiency, recall, recall_listed, recall_report};
 use super::target::tune;
@@ -67,8 +68,12 @@ impl Barrier for SemanticDedup {
             let trained_rows = self.trained_rows(usize::try_from(input.rows).unwrap_or(usize::MAX));
             let gathered = gather(engine, input, trained_rows).await?;
             let stop = engine.stop().clone();
-            let (drops, report) = spawn::blocking("semantic deduplication", move || self.decide(&gathered, &stop)).await?;
-            Ok(Outcome { drops: drops.into_stream(), report })
+            let decide = move || {
+                let (drops, report, assigned) = self.decide(&gathered, &stop)?;
+                Ok((drops, report, assigned.map(|assigned| assigned.tables(gathered)).unwrap_or_default()))
+            };
+            let (drops, report, tables) = spawn::blocking("semantic deduplication", decide).await?;
+            Ok(Outcome { drops: drops.into_stream(), report, tables })
         })
     }
 }
@@ -76,7 +81,7 @@ impl Barrier for SemanticDedup {
 impl SemanticDedup {
     /// Whether k-means runs for so many rows.
     fn needs_centroids(&self, rows: usize) -> bool {
-        rows > 0 && (self.config.cells_for(rows) > 1 || matches!(self.config.keep, Keep::Hard | Keep::Easy))
+        rows > 0 && (self.config.cells_for(rows) > 1 || self.config.write_cells || matches!(self.config.keep, Keep::Hard | Keep::Easy))
     }
 
     /// Rows that k-means holds a copy of if the vectors lie in a file.
@@ -84,7 +89,7 @@ impl SemanticDedup {
         if self.needs_centroids(rows) { self.config.training_for(rows).rows(self.config.cells_for(rows)) } else { 0 }
     }
 
-    fn decide(&self, gathered: &Gathered, stop: &Stop) -> Result<(Drops, Map<String, Value>)> {
+    fn decide(&self, gathered: &Gathered, stop: &Stop) -> Result<(Drops, Map<String, Value>, Option<Assigned>)> {
         let config = &self.config;
         let rows = gathered.rows.len();
         // What is decided for one epsilon is reckoned with the vectors.
@@ -115,7 +120,7 @@ impl SemanticDedup {
         let further = config.report.iter().copied().filter(|further| *further != epsilon);
         let epsilons: Vec<f64> = std::iter::once(epsilon).chain(further).collect();
         let thresholds: Vec<Threshold> = epsilons.iter().map(|epsilon| Threshold::epsilon(*epsilon, on_equal)).collect();
-        let Clustered { model, cells, .. } = clustered;
+        let Clustered { model, cells, distances } = clustered;
         let approximate = cells.count() > 1 && rows > 1;
         let searched = match &model {
             Some(model) if approximate => self.search(gathered, &order, model, cells, threshold, Threshold::loosest(&thresholds))?,
@@ -157,6 +162,10 @@ impl SemanticDedup {
             .map(|(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": rows as u64 - dropped}))
             .collect();
         report.insert("by_epsilon".into(), Value::Array(by_epsilon));
+        let assigned = match (&model, config.write_cells) {
+            (Some(model), true) => Some(Assigned { centroids: model.centroids().clone(), cells: cells.owns(), distances }),
+            _ => None,
+        };
         match (method, model.filter(|_| approximate)) {
             (Method::Ivf, _) => drop(report.insert("probe".into(), json!(cells.width()))),
             (Method::Hnsw, _) => {}
@@ -169,7 +178,7 @@ impl SemanticDedup {
         if let Some(recall) = recall {
             report.insert("recall".into(), recall_report(&recall, rows, cells.width()));
         }
-        Ok((drops, report))
+        Ok((drops, report, assigned))
     }
 
     /// Fits centroids where the method or the keep order needs them, and places each row in the `width` nearest cells.
