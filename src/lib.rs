@@ -39,6 +39,10 @@
 //!    representatives on the way. `run::prune` writes the rows that the sink receives; what loses no row is copied undecoded.
 //! 5. `state::commit` renames the finished folder: a dataset is visible whole or not at all.
 //!
+//! With a state (`run::increment`, `state::store`), step 1 leaves out what the state knows; a barrier that compares is given the rows that
+//! it kept before as well, as narrow rows ahead of the run's; and before step 5 what it kept of the new shards is written as segments,
+//! and the next version's manifest is created where there is none, which is the commit.
+//!
 //! # Invariants
 //!
 //! * Every input row stands once in the lineage; kept + dropped + rejected = input. Checked before publishing and by `verify`.

@@ -83,10 +83,10 @@ pub(crate) fn dedup(arguments: &DedupArguments, global: &Global, out: &mut dyn W
     let options = arguments.machine.options(global, arguments.overwrite, None)?;
     let telemetry = Telemetry::new(global.quiet);
     telemetry.note(&format!("rows are compared by `{}`", super::excerpt::printable(&text.name)));
-    let summary = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
+    let ran = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
     match global.format {
-        Format::Json => output::json(out, &summary.json()),
-        Format::Text => output::text(out, &summary.text()),
+        Format::Json => output::json(out, &ran.json()),
+        Format::Text => output::text(out, &ran.text()),
     }
 }
 

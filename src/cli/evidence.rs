@@ -95,7 +95,7 @@ impl Line {
 
 impl From<Fate> for Dropped {
     fn from(fate: Fate) -> Self {
-        let kept = fate.kept.map(|kept| Kept { source: kept.source, shard: kept.shard, row: kept.row, doc_id: None, run_id: None });
+        let kept = fate.kept.map(|kept| Kept { source: kept.source, shard: kept.shard, row: kept.row, doc_id: None, run_id: kept.run_id });
         Self { stage: fate.stage, reason: fate.reason, kept, score: fate.score, detail: fate.detail }
     }
 }

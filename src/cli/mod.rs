@@ -11,6 +11,7 @@ pub mod pairs;
 pub mod plan;
 pub mod run;
 pub mod schema;
+pub mod state;
 mod survey;
 pub mod validate;
 pub mod verify;
@@ -106,6 +107,8 @@ enum Command {
 An editor with a YAML language server takes it from the first line of a pipeline file:
   # yaml-language-server: $schema=trommel.schema.json")]
     Schema,
+    /// Look at a state: what it holds, how it came about, whether its files are whole
+    State(state::StateArguments),
     /// Show what this machine has: cores, CPU features, memory, ONNX Runtime
     Doctor(doctor::DoctorArguments),
 }
@@ -147,6 +150,7 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Pairs(arguments) => pairs::pairs(&arguments, &global, &mut out),
         Command::Init(arguments) => init::init(&arguments, &global, &mut out),
         Command::Dedup(arguments) => dedup::dedup(&arguments, &global, &mut out),
+        Command::State(arguments) => state::state(&arguments, &global, &mut out),
         Command::Schema => schema::run(&mut out),
         Command::Doctor(arguments) => doctor::doctor(&arguments, &global, &mut out),
     }

@@ -105,7 +105,7 @@ pub(crate) fn pairs(arguments: &PairsArguments, global: &Global, out: &mut dyn W
     let evidence = Evidence::open(&arguments.output, global)?;
     check_names(&evidence, arguments)?;
     let thresholds = thresholds(evidence.manifest());
-    let (rows, found) = closest(&evidence, arguments, &thresholds)?;
+    let Closest { rows, found, elsewhere } = closest(&evidence, arguments, &thresholds)?;
     let mut pairs = Vec::with_capacity(rows.len());
     for row in rows {
         let line = evidence.line(row)?;
@@ -123,11 +123,15 @@ pub(crate) fn pairs(arguments: &PairsArguments, global: &Global, out: &mut dyn W
     match global.format {
         Format::Json => {
             let pairs = pairs.iter().map(|pair| pair_json(&evidence, pair, &text_of)).collect::<Result<Vec<Value>>>()?;
-            output::json(out, &json!({"found": found, "pairs": pairs}))
+            output::json(out, &json!({"found": found, "of_earlier_runs": elsewhere, "pairs": pairs}))
         }
         Format::Text => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             let mut text = heading(pairs.len(), found);
+            if elsewhere > 0 {
+                text.push_str(&count(elsewhere));
+                text.push_str(" more name a row that an earlier run kept: `trommel why` says which\n");
+            }
             for (index, pair) in pairs.iter().enumerate() {
                 text.push_str(&pair_text(&evidence, index + 1, pair, &text_of, colour)?);
             }
@@ -182,12 +186,22 @@ fn thresholds(manifest: &Manifest) -> BTreeMap<String, f64> {
     stages.into_iter().flatten().filter_map(one).collect()
 }
 
-/// The rows of the closest pairs, in order, and how many pairs there are. Memory is bounded by the rows asked for.
-fn closest(evidence: &Evidence, arguments: &PairsArguments, thresholds: &BTreeMap<String, f64>) -> Result<(Vec<RowId>, u64)> {
-    const COLUMNS: [&str; 5] = ["row", "stage", "reason", "kept_row", "score"];
+/// The closest pairs.
+struct Closest {
+    /// Their dropped rows, in order.
+    rows: Vec<RowId>,
+    /// How many pairs there are.
+    found: u64,
+    /// How many more there are whose kept row is of an earlier run: its text is not in this run's shards.
+    elsewhere: u64,
+}
+
+/// Memory is bounded by the rows asked for.
+fn closest(evidence: &Evidence, arguments: &PairsArguments, thresholds: &BTreeMap<String, f64>) -> Result<Closest> {
+    const COLUMNS: [&str; 6] = ["row", "stage", "reason", "kept_row", "kept_run_id", "score"];
     let wanted = usize::from(arguments.count);
     let mut heap: BinaryHeap<Rank> = BinaryHeap::with_capacity(wanted + 1);
-    let mut found = 0;
+    let (mut found, mut elsewhere) = (0, 0);
     for (ordinal, input) in evidence.manifest().inputs.iter().enumerate() {
         for batch in evidence.batches(input, &COLUMNS)? {
             let batch = batch?;
@@ -196,6 +210,10 @@ fn closest(evidence: &Evidence, arguments: &PairsArguments, thresholds: &BTreeMa
                 let (stage, reason) = (lines.text("stage", index), lines.text("reason", index));
                 let other = |given: Option<&str>, value: Option<&str>| given.is_some() && value != given;
                 if other(arguments.stage.as_deref(), stage) || other(arguments.reason.as_deref(), reason) {
+                    continue;
+                }
+                if lines.text("kept_run_id", index).is_some() {
+                    elsewhere += 1;
                     continue;
                 }
                 found += 1;
@@ -211,7 +229,7 @@ fn closest(evidence: &Evidence, arguments: &PairsArguments, thresholds: &BTreeMa
             }
         }
     }
-    Ok((heap.into_sorted_vec().into_iter().map(|rank| rank.row).collect(), found))
+    Ok(Closest { rows: heap.into_sorted_vec().into_iter().map(|rank| rank.row).collect(), found, elsewhere })
 }
 
 fn pair_json<'a>(evidence: &Evidence, pair: &Pair, text_of: &dyn Fn(RowId) -> &'a Text) -> Result<Value> {

@@ -81,10 +81,10 @@ pub(crate) fn run(arguments: &RunArguments, global: &Global, out: &mut dyn Write
     let prepared = prepare(&arguments.pipeline, global)?;
     let options = arguments.machine.options(global, arguments.overwrite, arguments.limit_rows)?;
     let telemetry = Telemetry::new(global.quiet);
-    let summary = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
+    let ran = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
     match global.format {
-        Format::Json => output::json(out, &summary.json()),
-        Format::Text => output::text(out, &summary.text()),
+        Format::Json => output::json(out, &ran.json()),
+        Format::Text => output::text(out, &ran.text()),
     }
 }
 

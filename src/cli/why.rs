@@ -319,7 +319,11 @@ fn chain_text(evidence: &Evidence, chain: &Chain, text_of: &dyn Fn(RowId) -> Tex
         let _ = writeln!(text, "  source `{}`", input.source);
         let _ = writeln!(text, "  {}", decision(line));
         for drop in line.drops.iter().skip(1) {
-            let of = drop.kept.as_ref().map(|kept| evidence.kept_row(kept)).transpose()?.map(|row| evidence.label(row)).transpose()?;
+            let label = |kept: &Kept| match &kept.run_id {
+                Some(run) => Ok(format!("{}:{} of the run `{}`", printable(&kept.shard), kept.row, printable(run))),
+                None => evidence.label(evidence.kept_row(kept)?),
+            };
+            let of = drop.kept.as_ref().map(label).transpose()?;
             let of = of.map(|label| format!(", for {label}")).unwrap_or_default();
             let _ = writeln!(text, "  on another branch dropped{}{of}", reason(drop));
         }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::ids::{ContentHash, ShardId};
 use crate::limits::MAX_SHARDS;
 use crate::storage::checksum::hash_shard;
-use crate::storage::local::{Identity, Selection, list_files, open_shard};
+use crate::storage::local::{Identity, Listed, Selection, identity, list_files, open_shard};
 
 /// One source of the pipeline: where its shards are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,12 +144,52 @@ impl Snapshot {
     }
 }
 
+/// Shards that need not be read again.
+pub trait Known: Sync {
+    /// Whether this file is known, by its source, its path below the source's folder, and what tells that it is the same.
+    fn file(&self, source: &str, path: &str, identity: &Identity) -> bool;
+    /// Whether a file of this content is known.
+    fn content(&self, hash: &ContentHash) -> bool;
+}
+
+/// As [`take`], of the shards that are not known; and how many are. Known files are neither opened nor hashed.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_new(sources: &[SourceSpec], known: &dyn Known) -> Result<(Snapshot, u64)> {
+    let listed = list(sources)?;
+    let all = listed.len() as u64;
+    let mut unknown = Vec::new();
+    for (source, file) in listed {
+        let is_known = identity(&file.path)?.is_some_and(|identity| known.file(&sources[source].name, &file.relative, &identity));
+        if !is_known {
+            unknown.push((source, file));
+        }
+    }
+    let mut shards = look_at(unknown)?;
+    shards.retain(|shard| !known.content(&shard.hash));
+    for (ordinal, shard) in shards.iter_mut().enumerate() {
+        shard.id = ShardId::try_new(ordinal).ok_or_else(too_many)?;
+    }
+    let new = shards.len() as u64;
+    Ok((Snapshot { sources: sources.to_vec(), shards }, all - new))
+}
+
 /// Lists, opens, checks and hashes every shard. Files are read in parallel; the result depends on their content alone.
 ///
 /// # Errors
 /// Kind input when a source has no shard (naming its pattern), when a shard is damaged or changes while it is read; kind
 /// resources at a limit; kind storage when a file cannot be read.
 pub fn take(sources: &[SourceSpec]) -> Result<Snapshot> {
+    Ok(Snapshot { sources: sources.to_vec(), shards: look_at(list(sources)?)? })
+}
+
+fn too_many() -> Error {
+    Error::resources(format!("too many shards limit=`{MAX_SHARDS}`"))
+}
+
+/// The files of all sources, in the order of the corpus.
+fn list(sources: &[SourceSpec]) -> Result<Vec<(usize, Listed)>> {
     let mut listed = vec![];
     for (source, spec) in sources.iter().enumerate() {
         let files = list_files(&spec.base, &spec.selection).map_err(|error| error.context(format!("source `{}`", spec.name)))?;
@@ -162,17 +202,20 @@ pub fn take(sources: &[SourceSpec]) -> Result<Snapshot> {
     if listed.len() as u64 > MAX_SHARDS {
         return Err(Error::resources(format!("too many shards limit=`{MAX_SHARDS}` shards=`{}`", listed.len())));
     }
+    Ok(listed)
+}
+
+fn look_at(listed: Vec<(usize, Listed)>) -> Result<Vec<Shard>> {
     let looked: Vec<Result<Shard>> = listed
         .into_par_iter()
         .enumerate()
         .map(|(ordinal, (source, file))| {
-            let id = ShardId::try_new(ordinal).ok_or_else(|| Error::resources(format!("too many shards limit=`{MAX_SHARDS}`")))?;
+            let id = ShardId::try_new(ordinal).ok_or_else(too_many)?;
             look(id, source, file.relative, file.path)
         })
         .collect();
     // In order, so that of several damaged shards the first is reported whatever the threads did.
-    let shards = looked.into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(Snapshot { sources: sources.to_vec(), shards })
+    looked.into_iter().collect()
 }
 
 fn look(id: ShardId, source: usize, path: String, file: PathBuf) -> Result<Shard> {

@@ -34,6 +34,13 @@ pub fn rows_of(schema: SchemaRef, batches: impl Iterator<Item = Result<RecordBat
     rows(schema, futures::stream::iter(batches))
 }
 
+/// All rows of one stream, then those of another of the same schema, which is not asked for any before.
+#[must_use]
+pub fn chain(first: RowStream, then: RowStream) -> RowStream {
+    let schema = first.schema();
+    Box::pin(RecordBatchStreamAdapter::new(schema, first.chain(then)))
+}
+
 /// The next batch of a stream, with the engine's failure made ours.
 pub async fn next(stream: &mut RowStream) -> Option<Result<RecordBatch>> {
     stream.next().await.map(|batch| batch.map_err(failure::from_datafusion))

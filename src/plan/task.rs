@@ -76,6 +76,12 @@ impl BarrierKey {
         Self(live_rows(key, live))
     }
 
+    /// Adds the rows of earlier increments that the barrier compares with.
+    #[must_use]
+    pub fn state(self, add: impl FnOnce(Fingerprint) -> Fingerprint) -> Self {
+        Self(add(self.0.part("state")))
+    }
+
     /// The key.
     #[must_use]
     pub fn finish(self) -> TaskKey {

@@ -14,9 +14,9 @@ use super::narrow::NarrowReader;
 use crate::dataset::snapshot::Shard;
 use crate::engine::{next, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::ids::{RowId, TaskKey};
+use crate::ids::{RowId, ShardId, TaskKey};
 use crate::plan::task::BarrierKey;
-use crate::stages::seam::{Narrow, ROW, Table, drop_fields};
+use crate::stages::seam::{Incremental, Narrow, ROW, Table, drop_fields};
 use crate::state::artefacts::{Artefacts, Receipt, ReceiptFile, TableWriter};
 
 /// A barrier that is done.
@@ -64,6 +64,10 @@ pub(super) fn key(cx: &RunContext, stage: usize) -> Result<(TaskKey, u64)> {
         artefacts.extend(planned.embedding.and_then(|embedding| cx.feature_key(shard, embedding)));
         key = key.shard(shard.id, &artefacts, &live);
     }
+    let compares = planned.config.incremental() == Incremental::Compares;
+    if let Some(increment) = cx.increment.as_ref().filter(|_| compares) {
+        key = key.state(|key| increment.key(key, planned.id.as_str()));
+    }
     Ok((key.finish(), rows))
 }
 
@@ -71,9 +75,24 @@ pub(super) fn key(cx: &RunContext, stage: usize) -> Result<(TaskKey, u64)> {
 pub(super) fn input(cx: &Arc<RunContext>, stage: usize, rows: u64) -> Result<Narrow> {
     let reader = NarrowReader::open(Arc::clone(cx), stage)?;
     let (schema, dimensions) = (reader.schema(), reader.dimensions());
-    let sources = cx.snapshot.shards.iter().map(|shard| shard.source).collect();
     let named = Arc::new(NamedReader { cx: Arc::clone(cx), stage });
-    Ok(Narrow { rows, stream: rows_of(schema, reader), dimensions, sources, named })
+    let planned = &cx.plan.stages[stage];
+    let compares = rows > 0 && planned.config.incremental() == Incremental::Compares;
+    let increment = cx.increment.as_ref();
+    let incumbents = increment.filter(|_| compares).and_then(|increment| increment.incumbents(planned.id.as_str(), &schema));
+    // Sources that the plan no longer has are told apart all the same.
+    let mut names: Vec<&str> = cx.plan.sources.iter().map(|source| source.id.as_str()).collect();
+    let mut sources = Vec::new();
+    for ordinal in 0..cx.known_shards() {
+        let Some(shard) = increment.map(|increment| increment.shard(ordinal)).transpose()? else { break };
+        let place = names.iter().position(|name| *name == shard.source).unwrap_or_else(|| {
+            names.push(&shard.source);
+            names.len() - 1
+        });
+        sources.push(place);
+    }
+    sources.extend(cx.snapshot.shards.iter().map(|shard| shard.source));
+    Ok(Narrow { rows, stream: rows_of(schema, reader), incumbents, dimensions, sources, named })
 }
 
 /// Barrier `stage` if its artefact is there.
@@ -94,7 +113,8 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
         barrier.run(&cx.engine, input(cx, stage, rows)?).await.map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
     let folder = cx.artefacts.begin(&key)?;
     let mut drops = outcome.drops;
-    let mut writer = DropWriter { folder, open: None, files: Vec::new(), reasons: BTreeMap::new(), last: None };
+    let shards = (cx.known_shards(), cx.snapshot.shards.len());
+    let mut writer = DropWriter { folder, shards, open: None, files: Vec::new(), reasons: BTreeMap::new(), last: None };
     while let Some(batch) = next(&mut drops).await {
         cx.engine.stop().check()?;
         writer.write(&batch?)?;
@@ -131,6 +151,8 @@ const KEPT: &str = "kept-";
 /// Splits drops that are sorted by row id into one table a shard.
 struct DropWriter {
     folder: PathBuf,
+    /// Shards of the state, which the barrier counts first, and those of the run.
+    shards: (usize, usize),
     open: Option<(usize, TableWriter)>,
     files: Vec<ReceiptFile>,
     reasons: BTreeMap<String, u64>,
@@ -151,7 +173,14 @@ impl DropWriter {
         let mut from = 0;
         while from < ids.len() {
             let shard = RowId::from_bits(ids[from]).shard();
+            let ordinal =
+                shard.ordinal().checked_sub(self.shards.0).ok_or_else(|| Error::internal("a barrier drops a row of the state"))?;
             let until = from + ids[from..].partition_point(|id| RowId::from_bits(*id).shard() == shard);
+            let slice = batch.slice(from, until - from);
+            let mut columns = slice.columns().to_vec();
+            if self.shards.0 > 0 {
+                columns[2] = Arc::new(self.representatives(slice.column(2).as_primitive())?);
+            }
             for id in &ids[from..until] {
                 if self.last.is_some_and(|last| last >= *id) {
                     return Err(Error::internal("a barrier's drops are not in row order"));
@@ -159,22 +188,35 @@ impl DropWriter {
                 self.last = Some(*id);
             }
             let writer = match &mut self.open {
-                Some((ordinal, writer)) if *ordinal == shard.ordinal() => writer,
+                Some((of, writer)) if *of == ordinal => writer,
                 _ => {
                     self.close()?;
-                    let writer = TableWriter::create(&self.folder, &table_name(shard.ordinal()), &table_fields())?;
-                    &mut self.open.insert((shard.ordinal(), writer)).1
+                    let writer = TableWriter::create(&self.folder, &table_name(ordinal), &table_fields())?;
+                    &mut self.open.insert((ordinal, writer)).1
                 }
             };
             let rows = UInt64Array::from_iter_values(ids[from..until].iter().map(|id| RowId::from_bits(*id).row()));
-            let slice = batch.slice(from, until - from);
-            let mut columns = slice.columns().to_vec();
             columns[0] = Arc::new(rows);
             let table = RecordBatch::try_new(table_fields(), columns).context(Kind::Internal, || "cannot build a shard's drops".into())?;
             writer.write(&table)?;
             from = until;
         }
         Ok(())
+    }
+
+    /// Rows that drops name, with the run's shards counted first.
+    fn representatives(&self, kept: &UInt64Array) -> Result<UInt64Array> {
+        let (known, new) = self.shards;
+        let moved = kept.iter().map(|kept| {
+            let Some(id) = kept.map(RowId::from_bits) else { return Some(None) };
+            let ordinal = id.shard().ordinal();
+            let ordinal = if ordinal < known { new + ordinal } else { ordinal - known };
+            ShardId::try_new(ordinal).and_then(|shard| RowId::try_new(shard, id.row())).map(|id| Some(id.to_bits()))
+        });
+        moved
+            .collect::<Option<Vec<Option<u64>>>>()
+            .map(UInt64Array::from)
+            .ok_or_else(|| Error::resources("the state and the run have too many shards together"))
     }
 
     fn close(&mut self) -> Result<()> {

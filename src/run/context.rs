@@ -7,6 +7,7 @@ use arrow::array::{AsArray as _, BooleanBufferBuilder, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{UInt8Type, UInt64Type};
 
+use super::increment::Increment;
 use super::scan::TABLE;
 use super::{barrier, feature};
 use crate::dataset::snapshot::{Shard, Snapshot};
@@ -35,6 +36,8 @@ pub(super) struct RunContext {
     pub(super) features: BTreeMap<usize, Vec<Option<TaskKey>>>,
     /// For each barrier that is done, its artefact, and which shards it dropped rows of.
     pub(super) decisions: BTreeMap<usize, barrier::Decided>,
+    /// The state that the run goes on from.
+    pub(super) increment: Option<Arc<Increment>>,
 }
 
 /// The live rows of one shard: what reaches each stage and what each stage lets through.
@@ -68,6 +71,11 @@ impl Live {
 }
 
 impl RunContext {
+    /// Shards of earlier increments: a barrier's row ids begin behind them.
+    pub(super) fn known_shards(&self) -> usize {
+        self.increment.as_ref().map_or(0, |increment| increment.known())
+    }
+
     /// The live rows of `shard` at stage `upto` and before it; all stages before it must be done.
     pub(super) fn live(&self, shard: &Shard, upto: usize) -> Result<Live> {
         let rows = shard.rows_used as usize;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::context::RunContext;
+use super::increment::Increment;
 use super::runner::{Prepared, RunOptions, scan_keys, schemas};
 use super::{barrier, feature, fitted};
 use crate::dataset::snapshot::Shard;
 use crate::engine::cluster::LocalCluster;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Result;
-use crate::stages::seam::{Shape, SharedEmbedder};
+use crate::stages::seam::{Incremental, Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
 use crate::storage::local;
 use crate::telemetry::{Telemetry, bytes, count};
@@ -23,6 +24,9 @@ use crate::telemetry::{Telemetry, bytes, count};
 pub struct Explanation {
     /// Shards of the snapshot.
     pub shards: u64,
+    /// Shards that the state knows, which are left out, if there is a state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known_shards: Option<u64>,
     /// Their rows.
     pub rows: u64,
     /// Their bytes.
@@ -62,9 +66,19 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         batch_rows: options.batch_rows,
         spill_folder: spill.path().to_owned(),
     })?);
-    let snapshot = Arc::new(prepared.snapshot(options.limit_rows)?);
+    let increment = match &prepared.state {
+        Some(folder) => Some(Increment::open(folder, &prepared.plan, false)?),
+        None => None,
+    };
+    let (snapshot, known) = match &increment {
+        Some(increment) => prepared.new_shards(increment, options.limit_rows)?,
+        None => (prepared.snapshot(options.limit_rows)?, 0),
+    };
+    let snapshot = Arc::new(snapshot);
     let schemas = schemas(&prepared.plan, &snapshot)?;
     let embedders = prepared.embedders(options, telemetry)?;
+    let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
+    let increment = increment.map(|increment| increment.with_models(&prepared.plan, &models)).transpose()?.map(Arc::new);
     let mut context = RunContext {
         cluster: LocalCluster::new(Arc::clone(&engine)),
         engine,
@@ -75,22 +89,23 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         telemetry: telemetry.clone(),
         features: BTreeMap::new(),
         decisions: BTreeMap::new(),
+        increment,
     };
     let mut phases = scan_phases(&context)?;
-    let mut known = phases.iter().all(|phase| phase.cached == Some(phase.tasks));
+    let mut all_known = phases.iter().all(|phase| phase.cached == Some(phase.tasks));
     for stage in 0..context.plan.stages.len() {
         let phase = match context.plan.stages[stage].config.shape() {
             Shape::RowLocal => continue,
-            Shape::Feature => feature_phase(&mut context, stage, embedders.get(&stage), known)?,
-            Shape::Barrier => barrier_phase(&mut context, stage, known)?,
+            Shape::Feature => feature_phase(&mut context, stage, embedders.get(&stage), all_known)?,
+            Shape::Barrier => barrier_phase(&mut context, stage, all_known)?,
             Shape::Fitted => {
-                let fit = fit_phase(&context, stage, known)?;
-                known &= fit.cached == Some(fit.tasks);
+                let fit = fit_phase(&context, stage, all_known)?;
+                all_known &= fit.cached == Some(fit.tasks);
                 phases.push(fit);
-                mapped_phase(&mut context, stage, known)?
+                mapped_phase(&mut context, stage, all_known)?
             }
         };
-        known &= phase.cached == Some(phase.tasks);
+        all_known &= phase.cached == Some(phase.tasks);
         phases.push(phase);
     }
     let shards = context.snapshot.shards.len() as u64;
@@ -113,9 +128,23 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         bytes: all,
         notes: Vec::new(),
     });
+    for phase in phases.iter_mut().filter(|phase| context.increment.is_some() && phase.kind == "barrier") {
+        let of_phase = context.plan.stages.iter().find(|stage| phase.stages.first().is_some_and(|id| *id == stage.id.as_str()));
+        phase.notes.push(match of_phase.map(|stage| stage.config.incremental()) {
+            Some(Incremental::Compares) => "compares with the rows that it kept in earlier increments too, which stay".into(),
+            _ => "its budget and what it fits are of the new rows alone".into(),
+        });
+    }
     let cached = |phase: &PhasePlan| phase.cached == Some(phase.tasks) && phase.tasks > 0;
     let bytes_to_read = phases.iter().filter(|phase| !cached(phase)).map(|phase| phase.bytes).sum();
-    Ok(Explanation { shards, rows: context.snapshot.rows(), bytes: all, phases, bytes_to_read })
+    Ok(Explanation {
+        shards,
+        known_shards: prepared.state.is_some().then_some(known),
+        rows: context.snapshot.rows(),
+        bytes: all,
+        phases,
+        bytes_to_read,
+    })
 }
 
 fn scan_phases(cx: &RunContext) -> Result<Vec<PhasePlan>> {
@@ -219,7 +248,11 @@ impl Explanation {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{} shards, {} rows, {}\n", count(self.shards), count(self.rows), bytes(self.bytes));
+        let mut text = match self.known_shards {
+            Some(known) => format!("{} shards are known to the state; new: ", count(known)),
+            None => String::new(),
+        };
+        let _ = writeln!(text, "{} shards, {} rows, {}", count(self.shards), count(self.rows), bytes(self.bytes));
         for (index, phase) in self.phases.iter().enumerate() {
             let cached = match phase.cached {
                 None => "not known yet".to_owned(),

@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Typ
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use super::context::RunContext;
+use super::increment::{self, Increment};
 use super::scan::{DOC_ID, TABLE};
 use super::verdict::{Drop, Fates, Verdicts};
 use crate::dataset::snapshot::Shard;
@@ -76,7 +77,7 @@ async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id:
             None => kept += 1,
             Some(main) => *dropped.entry((main.stage, main.reason.clone())).or_insert(0) += 1,
         }
-        entry.drops = verdict.drops.into_iter().map(|drop| fate(cx, drop)).collect();
+        entry.drops = verdict.drops.into_iter().map(|drop| fate(cx, drop)).collect::<Result<_>>()?;
         entry.embedding_status = verdict.embedding_status.map(Status::as_str);
         writer.push(entry)?;
     }
@@ -92,12 +93,23 @@ async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id:
 }
 
 /// A drop by its names.
-fn fate(cx: &RunContext, drop: Drop) -> Fate {
-    let kept = drop.kept.map(|kept| {
+fn fate(cx: &RunContext, drop: Drop) -> Result<Fate> {
+    let place = |kept: RowId| {
+        let row = kept.row();
+        if let Some((increment, ordinal)) = incumbent(cx, kept) {
+            let of = increment.shard(ordinal)?;
+            return Ok(Place { source: of.source.clone(), shard: of.path.clone(), row, run_id: Some(of.run_id.clone()) });
+        }
         let of = &cx.snapshot.shards[kept.shard().ordinal()];
-        Place { source: cx.plan.sources[of.source].id.to_string(), shard: of.path.clone(), row: kept.row() }
-    });
-    Fate { stage: cx.plan.stages[drop.stage].id.to_string(), reason: drop.reason, kept, score: drop.score, detail: drop.detail }
+        Ok(Place { source: cx.plan.sources[of.source].id.to_string(), shard: of.path.clone(), row, run_id: None })
+    };
+    let kept = drop.kept.map(place).transpose()?;
+    Ok(Fate { stage: cx.plan.stages[drop.stage].id.to_string(), reason: drop.reason, kept, score: drop.score, detail: drop.detail })
+}
+
+/// The ordinal in the state of the shard of a row that an earlier increment kept: such shards are counted behind those of the run.
+fn incumbent(cx: &RunContext, row: RowId) -> Option<(&Increment, usize)> {
+    Some((cx.increment.as_deref()?, row.shard().ordinal().checked_sub(cx.snapshot.shards.len())?))
 }
 
 fn edge_schema() -> SchemaRef {
@@ -159,10 +171,13 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
         cx: Arc<RunContext>,
         edges: RowStream,
         nodes: Nodes,
+        /// Document ids of rows of the state, by stage, with the shard that they are of.
+        incumbents: BTreeMap<usize, (usize, increment::DocIds)>,
         group: Option<(u64, u64)>,
         ended: bool,
     }
-    let state = State { nodes: Nodes { fates: None, doc_ids: None, current: None }, cx, edges, group: None, ended: false };
+    let nodes = Nodes { fates: None, doc_ids: None, current: None };
+    let state = State { nodes, incumbents: BTreeMap::new(), cx, edges, group: None, ended: false };
     let stream = futures::stream::unfold(state, |mut state| async move {
         if state.ended {
             return None;
@@ -188,6 +203,22 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
                 let stages = batch.column(2).as_primitive::<UInt32Type>().values();
                 let main = batch.column(3).as_boolean();
                 for index in 0..batch.num_rows() {
+                    if let Some((increment, ordinal)) = incumbent(&state.cx, RowId::from_bits(kept[index])) {
+                        // Nothing is said of such a row: it is in another lineage. It was kept by the stage that names it.
+                        if let Some((of, count)) = state.group.take() {
+                            note(of, None, Some(count));
+                        }
+                        let by = stages[index] as usize;
+                        if state.incumbents.get(&by).is_none_or(|(of, _)| *of != ordinal) {
+                            let ids = increment.doc_ids(state.cx.plan.stages[by].id.as_str(), ordinal)?;
+                            state.incumbents.insert(by, (ordinal, ids));
+                        }
+                        let ids = state.incumbents.get_mut(&by).map(|(_, ids)| ids.seek(RowId::from_bits(kept[index]).row()));
+                        if main.value(index) {
+                            note(rows[index], ids.transpose()?.flatten().as_deref(), None);
+                        }
+                        continue;
+                    }
                     let one = u64::from(main.value(index));
                     state.group = match state.group {
                         Some((of, count)) if of == kept[index] => Some((of, count + one)),

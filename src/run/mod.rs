@@ -5,6 +5,7 @@ mod context;
 pub mod explain;
 mod feature;
 mod fitted;
+mod increment;
 mod lineage;
 mod named;
 mod narrow;

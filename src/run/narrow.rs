@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, UInt8Array, UInt64Array};
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
@@ -14,7 +14,7 @@ use super::scan::{TABLE, narrow_name};
 use crate::dataset::snapshot::Shard;
 use crate::embed::guard::Status;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::ids::RowId;
+use crate::ids::{RowId, ShardId};
 use crate::stages::seam::{NO_VECTOR, ROW, ROW_ID, STATUS, VECTOR};
 use crate::state::artefacts::{read_table, table_schema, unreadable};
 use crate::state::vectors;
@@ -36,7 +36,7 @@ pub(super) struct NarrowReader {
 struct Open {
     path: PathBuf,
     table: ParquetRecordBatchReader,
-    live: arrow::buffer::BooleanBuffer,
+    live: BooleanBuffer,
     shard: usize,
     vectors: Option<Vectors>,
 }
@@ -112,6 +112,26 @@ impl NarrowReader {
             return Ok(None);
         }
         let live = self.cx.live(shard, self.stage)?.reaching(self.stage);
+        self.open_rows(shard, live)
+    }
+
+    /// The rows of one shard that a mask takes, with the schema of [`NarrowReader::open`].
+    pub(super) fn of_shard(
+        cx: &Arc<RunContext>,
+        stage: usize,
+        (schema, dimensions): (&SchemaRef, usize),
+        shard: &Shard,
+        live: BooleanBuffer,
+    ) -> Result<Self> {
+        // There is no shard after the current one.
+        let (cx, schema) = (Arc::clone(cx), Arc::clone(schema));
+        let mut reader = Self { cx, stage, schema, dimensions, next_shard: usize::MAX, current: None };
+        reader.current = reader.open_rows(shard, live)?;
+        Ok(reader)
+    }
+
+    fn open_rows(&self, shard: &Shard, live: BooleanBuffer) -> Result<Option<Open>> {
+        let planned = &self.cx.plan.stages[self.stage];
         if live.count_set_bits() == 0 {
             return Ok(None);
         }
@@ -143,9 +163,9 @@ impl NarrowReader {
             if let Some(open) = &mut self.current {
                 if let Some(batch) = open.table.next() {
                     let batch = batch.map_err(|error| unreadable(&open.path, error))?;
-                    let shard = &cx.snapshot.shards[open.shard];
-                    let batch =
-                        open.narrow(&batch, shard, &self.schema, self.dimensions, cx.plan.stages[self.stage].embedding.is_some())?;
+                    let id = ShardId::try_new(cx.known_shards() + open.shard);
+                    let id = id.ok_or_else(|| Error::resources("the state and the run have too many shards together"))?;
+                    let batch = open.narrow(&batch, id, &self.schema, self.dimensions, cx.plan.stages[self.stage].embedding.is_some())?;
                     if batch.num_rows() > 0 {
                         return Ok(Some(batch));
                     }
@@ -172,7 +192,7 @@ impl Open {
     fn narrow(
         &mut self,
         batch: &RecordBatch,
-        shard: &Shard,
+        id: ShardId,
         schema: &SchemaRef,
         dimensions: usize,
         with_vectors: bool,
@@ -183,7 +203,7 @@ impl Open {
         let live = BooleanArray::new(self.live.slice(first, batch.num_rows()), None);
         let batch = filter_record_batch(batch, &live).context(Kind::Internal, internal)?;
         let rows = batch.column(0).as_primitive::<UInt64Type>();
-        let ids: Option<Vec<u64>> = rows.values().iter().map(|row| RowId::try_new(shard.id, *row).map(RowId::to_bits)).collect();
+        let ids: Option<Vec<u64>> = rows.values().iter().map(|row| RowId::try_new(id, *row).map(RowId::to_bits)).collect();
         let ids = ids.ok_or_else(|| Error::internal("a row number above the limit"))?;
         let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(ids))];
         columns.extend(batch.columns().iter().skip(1).cloned());

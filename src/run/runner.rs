@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::context::RunContext;
+use super::increment::Increment;
 use super::prune::{DataFile, annotation_names};
 use super::report::Summary;
 use super::scan::ScanTask;
@@ -26,11 +27,12 @@ use crate::plan::compile::Plan;
 use crate::plan::task;
 use crate::stages::StageConfig;
 use crate::stages::embed::{EmbedInput, ModelSource};
-use crate::stages::seam::{ROW, Shape, SharedEmbedder};
+use crate::stages::seam::{Incremental, ROW, Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
 use crate::state::commit::{Held, Publication};
 use crate::state::lineage::file_name;
 use crate::state::manifest::{self, Counts, InputShard, Manifest, OutputFile, PhaseRecord, RunRecord, StageCounts};
+use crate::state::store::Dataset;
 use crate::storage::local::{self, Selection};
 use crate::storage::uri::{self, Root};
 use crate::telemetry::{Stopwatch, Telemetry, memory, unix_seconds};
@@ -62,7 +64,9 @@ pub struct Prepared {
     pub(super) checked: Checked,
     pub(super) plan: Arc<Plan>,
     pub(super) sources: Vec<SourceSpec>,
-    pub(super) sink: PathBuf,
+    /// `{version}` in it becomes the state's.
+    sink: PathBuf,
+    pub(super) state: Option<PathBuf>,
     pub(super) work: PathBuf,
 }
 
@@ -70,17 +74,23 @@ impl Prepared {
     /// Resolves what the pipeline names against its folder, inside `root` if there is one.
     pub fn new(file: &Path, checked: Checked, root: Option<&Root>) -> Result<Self> {
         let pipeline = &checked.pipeline;
-        if pipeline.state.is_some() {
-            return Err(Error::usage("`state` is not carried out by this release").hint("remove `state`: each run then reads all shards"));
-        }
         let plain = |written: &str| -> Result<PathBuf> {
             let location = uri::resolve_plain(&pipeline.folder, written)?;
             confine(root, location.base())
         };
         let sources = pipeline.sources.iter().map(|source| source_spec(&pipeline.folder, source, root)).collect::<Result<Vec<_>>>()?;
         let (sink, work) = (plain(&pipeline.sink.uri)?, plain(&pipeline.work_uri)?);
+        let state = pipeline.state.as_deref().map(plain).transpose()?;
         let plan = Arc::new(Plan::compile(pipeline, &checked.graph));
-        Ok(Self { file: file.to_owned(), plan, sources, sink, work, checked })
+        if state.is_some() {
+            for stage in &plan.stages {
+                if let Incremental::Refused(reason) = stage.config.incremental() {
+                    return Err(Error::usage(format!("a stage cannot go on from a state stage=`{}`: {reason}", stage.id))
+                        .hint("remove the stage, or remove `state`: each run then reads all shards"));
+                }
+            }
+        }
+        Ok(Self { file: file.to_owned(), plan, sources, sink, state, work, checked })
     }
 
     /// The compiled plan.
@@ -89,10 +99,22 @@ impl Prepared {
         &self.plan
     }
 
-    /// The folder of the dataset.
+    /// The folder of the dataset of this version of the state.
     #[must_use]
-    pub fn sink(&self) -> &Path {
-        &self.sink
+    pub(super) fn sink(&self, increment: Option<&Increment>) -> PathBuf {
+        match (increment, self.sink.to_str()) {
+            (Some(increment), Some(sink)) => PathBuf::from(sink.replace("{version}", &increment.version().to_string())),
+            _ => self.sink.clone(),
+        }
+    }
+
+    /// Looks at the shards that are new to a state; and how many are known.
+    pub(super) fn new_shards(&self, increment: &Increment, limit_rows: Option<u64>) -> Result<(Snapshot, u64)> {
+        if limit_rows.is_some() {
+            return Err(Error::usage("`--limit-rows` leaves shards half read, which a state cannot know")
+                .hint("try without `state`, or with another state that is thrown away, on fewer shards"));
+        }
+        snapshot::take_new(&self.sources, increment)
     }
 
     /// Looks at the shards.
@@ -297,14 +319,56 @@ fn widened(plan: &Plan, mut schemas: Vec<SchemaRef>) -> Result<Vec<SchemaRef>> {
     Ok(schemas)
 }
 
+/// What a run came to.
+#[derive(Debug)]
+pub enum Ran {
+    /// A dataset was published.
+    Published(Box<Summary>),
+    /// All shards were known to the state: nothing was done.
+    NothingNew {
+        /// The shards.
+        known: u64,
+        /// The newest version of the state.
+        version: u64,
+    },
+}
+
+impl Ran {
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        match self {
+            Self::Published(summary) => summary.json(),
+            Self::NothingNew { known, version } => json!({"known_shards": known, "nothing_new": true, "state_version": version}),
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Published(summary) => summary.text(),
+            Self::NothingNew { known, version } => {
+                format!("nothing new: the state knows all {known} shards (version {version}); no dataset was written\n")
+            }
+        }
+    }
+}
+
 /// Runs a pipeline.
-pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, stop_on: impl FnOnce(&Engine)) -> Result<Summary> {
+pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, stop_on: impl FnOnce(&Engine)) -> Result<Ran> {
     let started = (unix_seconds(), Stopwatch::start());
     // What would be refused at the end is refused before the work: folders that are one through links, an output that is there.
     if let Err(problems) = prepared.checked.follow_links(&prepared.file, options.root.as_ref()) {
         problems.into_result(&prepared.file.display().to_string())?;
     }
-    let held = Held::take(&prepared.sink, options.overwrite)?;
+    let increment = match &prepared.state {
+        Some(folder) => Some(Increment::open(folder, &prepared.plan, true)?),
+        None => None,
+    };
+    let sink = prepared.sink(increment.as_ref());
+    // With a state, what is new is known only after the shards were listed: with nothing new, an output that is there is no conflict.
+    let mut held = if increment.is_none() { Some(Held::take(&sink, options.overwrite)?) } else { None };
     local::create_dir_all(&prepared.work)?;
     let spill_folder = prepared.work.join("spill");
     local::create_dir_all(&spill_folder)?;
@@ -316,11 +380,28 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
     })?);
     stop_on(&engine);
     let phase = telemetry.phase("snapshot", 1, 0);
-    let snapshot = Arc::new(prepared.snapshot(options.limit_rows)?);
+    let (snapshot, known) = match &increment {
+        Some(increment) => prepared.new_shards(increment, options.limit_rows)?,
+        None => (prepared.snapshot(options.limit_rows)?, 0),
+    };
+    if let Some(increment) = increment.as_ref().filter(|_| snapshot.shards.is_empty()) {
+        phase.finish();
+        return Ok(Ran::NothingNew { known, version: increment.version() - 1 });
+    }
+    let held = match held.take() {
+        Some(held) => held,
+        None => Held::take(&sink, options.overwrite)?,
+    };
+    if increment.is_some() {
+        telemetry.note(&format!("shards known to the state: {known}; new: {}", snapshot.shards.len()));
+    }
+    let snapshot = Arc::new(snapshot);
     let schemas = schemas(&prepared.plan, &snapshot)?;
     check_added(&prepared.plan, &snapshot)?;
     phase.finish();
     let embedders = prepared.embedders(options, telemetry)?;
+    let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
+    let increment = increment.map(|increment| increment.with_models(&prepared.plan, &models)).transpose()?.map(Arc::new);
     let context = RunContext {
         engine: Arc::clone(&engine),
         cluster: LocalCluster::new(Arc::clone(&engine)),
@@ -331,8 +412,10 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         telemetry: telemetry.clone(),
         features: BTreeMap::new(),
         decisions: BTreeMap::new(),
+        increment,
     };
-    engine.block_on(carry_out(prepared, options, held, context, &schemas, &embedders, started))
+    let summary = engine.block_on(carry_out(prepared, options, (sink, held), context, &schemas, &embedders, started))?;
+    Ok(Ran::Published(Box::new(summary)))
 }
 
 /// The first scan's artefact of each shard.
@@ -343,7 +426,7 @@ pub(super) fn scan_keys(plan: &Plan, snapshot: &Snapshot, schemas: &[SchemaRef])
 async fn carry_out(
     prepared: &Prepared,
     options: &RunOptions,
-    held: Held,
+    (sink, held): (PathBuf, Held),
     mut context: RunContext,
     schemas: &[SchemaRef],
     embedders: &BTreeMap<usize, SharedEmbedder>,
@@ -383,7 +466,10 @@ async fn carry_out(
     }
 
     let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
-    let canonical = cx.plan.canonical(&models, options.limit_rows);
+    let mut canonical = cx.plan.canonical(&models, options.limit_rows);
+    if let (Some(increment), Some(plan)) = (&cx.increment, canonical.as_object_mut()) {
+        plan.insert("state".into(), increment.canonical());
+    }
     let inputs: Vec<_> = cx
         .snapshot
         .shards
@@ -391,7 +477,7 @@ async fn carry_out(
         .map(|shard| (cx.plan.sources[shard.source].id.to_string(), shard.path.clone(), shard.hash, shard.rows_used))
         .collect();
     let run_id = manifest::run_id(&canonical, &inputs);
-    let publication = Publication::begin(held, &run_id)?;
+    let mut publication = Publication::begin(held, &run_id)?;
     let folder = publication.folder().to_owned();
     local::create_dir_all(&folder.join("lineage"))?;
     let phase = telemetry.phase("lineage", cx.snapshot.shards.len() as u64, 0);
@@ -417,7 +503,11 @@ async fn carry_out(
     manifest.files.extend(tables::write(&cx, &folder)?);
     manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
     check_sums(&manifest, &data)?;
-    manifest.write(&folder)?;
+    let manifest_hash = manifest.write(&folder)?;
+    let segments = match &cx.increment {
+        Some(increment) => increment.write(&cx, &run_id).await?,
+        None => Vec::new(),
+    };
     let record = RunRecord {
         started_unix,
         seconds: clock.elapsed().as_secs_f64(),
@@ -440,8 +530,21 @@ async fn carry_out(
     };
     record.write(&folder)?;
     cx.engine.stop().check()?;
+    if let Some(increment) = &cx.increment {
+        publication.sync()?;
+        let dataset = Dataset {
+            folder: sink.clone(),
+            manifest: manifest_hash.to_string(),
+            overwrite: options.overwrite,
+            rows: manifest.rows.input,
+            kept: manifest.rows.kept,
+        };
+        increment.commit(&cx.snapshot, &run_id, dataset, segments)?;
+        // What is left is carried out by the next run if not by this one.
+        publication.committed();
+    }
     publication.publish()?;
-    Ok(Summary { sink: prepared.sink.clone(), manifest, record })
+    Ok(Summary { sink, manifest, record })
 }
 
 /// The context alone again: tasks that shared it have ended.

@@ -1,22 +1,26 @@
 //! `exact_dedup`: of the rows whose normalised columns are equal, keeps one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, RecordBatch, StringArray, UInt64Array};
-use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, SchemaRef};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, BooleanArray, RecordBatch, StringArray, UInt64Array};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, Schema, SchemaRef};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::carry::{ORDER, OrderKey};
 use super::columns::{Detail, Drop, cast_strictly, column, drop_batch, numbers, row_column, row_schema};
+use super::incumbents::{self, KeySet, SharedKeys};
 use super::policy::{Keep, Normalize, Order};
-use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
+use super::seam::{
+    Barrier, Incremental, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields,
+};
 use crate::dataset::schema::{TextValues, is_text, text_values};
 use crate::declare::shape::{defaulted, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::engine::sort::{SortKey, sort};
-use crate::engine::{Engine, map};
+use crate::engine::{Engine, RowStream, chain, map};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::StageId;
 use crate::text::normalise::{Buffers, Step, normalise};
@@ -100,6 +104,10 @@ impl Stage for ExactDedupConfig {
 
     fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
         Ok(Some(Box::new(Fingerprinter::try_new(self, cx)?)))
+    }
+
+    fn incremental(&self) -> Incremental {
+        Incremental::Compares
     }
 
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
@@ -255,6 +263,36 @@ fn tagged(kind: u8, bytes: &[u8], buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(bytes);
 }
 
+/// Whether a row is one of the run's.
+const NEW: &str = "new";
+
+/// The run's rows with those of earlier increments that may equal one of them.
+fn beside(engine: &Engine, stream: RowStream, incumbents: RowStream, rows: u64) -> Result<RowStream> {
+    let keys: SharedKeys = Arc::new(Mutex::new(KeySet::with_capacity(engine, usize::try_from(rows).unwrap_or(usize::MAX))?));
+    let fields =
+        stream.schema().fields().iter().cloned().chain([Arc::new(ArrowField::new(NEW, DataType::Boolean, false))]).collect::<Vec<_>>();
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let marked = |schema: &SchemaRef, batch: &RecordBatch, new: bool| {
+        let marks: ArrayRef = Arc::new(BooleanArray::from(vec![new; batch.num_rows()]));
+        let columns = batch.columns().iter().cloned().chain([marks]).collect();
+        RecordBatch::try_new(Arc::clone(schema), columns).context(Kind::Internal, || "cannot mark rows".into())
+    };
+    let (of, seen) = (Arc::clone(&schema), Arc::clone(&keys));
+    let new = map(stream, Arc::clone(&schema), move |batch| {
+        incumbents::with(&seen, |seen| numbers(&batch, HIGH)?.values().iter().try_for_each(|high| seen.insert(*high)))?;
+        marked(&of, &batch, true)
+    });
+    let of = Arc::clone(&schema);
+    let old = map(incumbents, schema, move |batch| {
+        let mask = incumbents::with(&keys, |keys| {
+            Ok::<_, Error>(numbers(&batch, HIGH)?.values().iter().map(|high| Some(keys.contains(*high))).collect::<BooleanArray>())
+        })?;
+        let batch = filter_record_batch(&batch, &mask).context(Kind::Internal, || "cannot narrow rows of the state".into())?;
+        marked(&of, &batch, false)
+    });
+    Ok(chain(new, old))
+}
+
 /// Sorts by (hash, keep order, row) and walks the groups: the first of each is kept, the others name it.
 #[derive(Debug)]
 struct ExactDedup {
@@ -271,7 +309,15 @@ impl Barrier for ExactDedup {
                 _ => {}
             }
             keys.push(if matches!(self.keep, Keep::Last) { SortKey::descending(ROW_ID) } else { SortKey::ascending(ROW_ID) });
-            let grouped = sort(engine, input.stream, &keys)?;
+            let rows = match input.incumbents {
+                Some(incumbents) => {
+                    // In whatever order rows are kept, those that were kept before come first.
+                    keys.insert(2, SortKey::ascending(NEW));
+                    beside(engine, input.stream, incumbents.stream, input.rows)?
+                }
+                None => input.stream,
+            };
+            let grouped = sort(engine, rows, &keys)?;
             let mut group: Option<(u64, u64, u64)> = None;
             let duplicates = map(grouped, drop_fields(), move |batch| {
                 let (high, low, rows) = (numbers(&batch, HIGH)?, numbers(&batch, LOW)?, numbers(&batch, ROW_ID)?);

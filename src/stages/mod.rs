@@ -15,6 +15,7 @@ pub mod embedding_whitening;
 pub mod exact_dedup;
 pub mod filter;
 mod fitting;
+mod incumbents;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 pub mod policy;

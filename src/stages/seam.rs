@@ -114,6 +114,10 @@ pub trait Stage: Debug + Send + Sync {
     fn named_rows(&self, _cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
         Ok(None)
     }
+    /// What it does with the rows of earlier increments.
+    fn incremental(&self) -> Incremental {
+        Incremental::Alone
+    }
     /// What a plan says of the stage beside its keys: odds, guarantees.
     fn notes(&self) -> Vec<String> {
         Vec::new()
@@ -154,18 +158,41 @@ pub trait Feature: Send + Sync {
     fn run(&self, rows: &mut (dyn Iterator<Item = Result<RecordBatch>> + Send), start: &mut Start<'_>) -> Result<Map<String, Value>>;
 }
 
+/// What a stage does where a state keeps what earlier increments kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incremental {
+    /// It decides rows by themselves, or among those of the increment.
+    Alone,
+    /// It compares with the rows that it kept before as well; what it keeps goes into the state. What it compares rows by
+    /// ([`Stage::named_rows`]) are lists of u64.
+    Compares,
+    /// It cannot be told apart from a stage that would give something else over all rows.
+    Refused(&'static str),
+}
+
 /// The narrow rows that a barrier sees: [`ROW_ID`], the stage's cheap feature, and vectors where it needs them; in row order.
 pub struct Narrow {
-    /// How many rows come.
+    /// How many rows come, incumbents aside.
     pub rows: u64,
     /// The rows.
     pub stream: RowStream,
+    /// Rows that the stage kept in earlier increments.
+    pub incumbents: Option<Incumbents>,
     /// The length of the vectors; 0 where there are none.
     pub dimensions: usize,
     /// The source of each shard, by the shard's ordinal.
     pub sources: Vec<usize>,
     /// The rows themselves, for a barrier that must see more of some of them.
     pub named: Arc<dyn NamedRows>,
+}
+
+/// Rows that a stage kept in earlier increments: their ids come before those of the run, they come before all of them in whatever order
+/// rows are kept, and none of them is dropped.
+pub struct Incumbents {
+    /// How many they are.
+    pub rows: u64,
+    /// The rows, with the columns of [`Narrow::stream`].
+    pub stream: RowStream,
 }
 
 /// Takes [`crate::ids::RowId`] bits and what [`Stage::named_rows`] made of these rows, [`ROW`] first.

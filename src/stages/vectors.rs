@@ -84,6 +84,8 @@ impl ReadRows for VectorFile {
 pub(super) struct Gathered {
     /// [`crate::ids::RowId`] bits of the rows that can be compared.
     pub(super) rows: Vec<u64>,
+    /// How many of them, from the first, are incumbents.
+    pub(super) incumbents: usize,
     /// Their vectors.
     pub(super) vectors: Held,
     /// For each, its rank in the ordering column; empty if there is none.
@@ -118,15 +120,28 @@ fn room(engine: &Engine, count: usize, dimensions: usize, trained_rows: usize) -
 /// Reads all rows, into memory where the engine's budget has room for them.
 pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows: usize) -> Result<Gathered> {
     let dimensions = input.dimensions;
-    let count = usize::try_from(input.rows).ok().filter(|count| u32::try_from(*count).is_ok());
-    let count = count.ok_or_else(|| Error::resources(format!("too many rows for one barrier of vectors rows=`{}`", input.rows)))?;
+    let all = input.rows + input.incumbents.as_ref().map_or(0, |incumbents| incumbents.rows);
+    let count = usize::try_from(all).ok().filter(|count| u32::try_from(*count).is_ok());
+    let count = count.ok_or_else(|| Error::resources(format!("too many rows for one barrier of vectors rows=`{all}`")))?;
     let (memory, block_rows) = room(engine, count, dimensions, trained_rows)?;
     let scratch = block_rows.map(|_| Scratch::create(engine.spill_folder())).transpose()?;
     let mut rows = Vec::with_capacity(count);
     let mut data: Vec<f32> = Vec::with_capacity(if scratch.is_some() { 0 } else { count * dimensions });
     let (mut bad, mut orders, mut draws) = (Vec::new(), Vec::<ArrayRef>::new(), Vec::new());
     let mut bytes = Vec::new();
-    while let Some(batch) = next(&mut input.stream).await {
+    let (mut before, mut incumbents) = (input.incumbents.take().map(|incumbents| incumbents.stream), 0);
+    loop {
+        let batch = match &mut before {
+            Some(stream) => next(stream).await,
+            None => next(&mut input.stream).await,
+        };
+        let Some(batch) = batch else {
+            if before.take().is_none() {
+                break;
+            }
+            incumbents = rows.len();
+            continue;
+        };
         let batch = batch?;
         engine.stop().check()?;
         let ids = numbers(&batch, ROW_ID)?;
@@ -146,6 +161,10 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows
                     continue;
                 }
                 data.truncate(from);
+            }
+            // A row of an earlier increment was looked at then.
+            if before.is_some() {
+                continue;
             }
             bad.push((
                 ids.value(index),
@@ -174,7 +193,7 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows
         (Some(scratch), Some(block_rows)) => Held::File(VectorFile { scratch, rows: rows.len(), dimensions, block_rows }),
         _ => Held::Memory(Vectors::try_new(data, dimensions.max(1))?),
     };
-    Ok(Gathered { rows, vectors, ranks: ranks(&orders)?, draws, bad, memory })
+    Ok(Gathered { rows, incumbents, vectors, ranks: ranks(&orders)?, draws, bad, memory })
 }
 
 /// Ranks of values of one type: larger values have larger ranks, equal ones equal ranks, nulls none.

@@ -74,7 +74,7 @@ impl Publication {
     /// Starts one in the sink that this run holds.
     pub fn begin(held: Held, run_id: &RunId) -> Result<Self> {
         let Held { sink, overwrite, lock } = held;
-        let part = beside(&sink, &format!("{}.part", &run_id.to_string()[..16]))?;
+        let part = part_of(&sink, &run_id.to_string())?;
         if local::exists(&part)? {
             // An earlier run of the same work was killed: its files are not trusted, for no journal names them.
             local::remove_dir(&part)?;
@@ -87,6 +87,16 @@ impl Publication {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.part
+    }
+
+    /// Says that the dataset belongs to something that is committed: from here on it stays, whatever happens to this process.
+    pub fn committed(&mut self) {
+        self.settled = true;
+    }
+
+    /// Makes what was written so far survive a power loss.
+    pub fn sync(&self) -> Result<()> {
+        local::sync_dir(&self.part)
     }
 
     /// Makes the dataset visible.
@@ -106,6 +116,27 @@ impl Publication {
         local::write_file(&beside(&self.sink, "intent")?, &intent)?;
         finish(&self.sink, &self.part, &old)
     }
+}
+
+/// Makes the dataset of a committed run visible, if a run was cut off before it did that itself.
+pub fn finish_committed(sink: &Path, run_id: &str, overwrite: bool) -> Result<()> {
+    let part = part_of(sink, run_id)?;
+    if !local::exists(&part)? && !local::exists(&beside(sink, "intent")?)? {
+        return Ok(());
+    }
+    let lock = hold(sink)?;
+    finish_intent(sink)?;
+    if !local::exists(&part)? {
+        return Ok(());
+    }
+    check_free(sink, overwrite)?;
+    Publication { sink: sink.to_owned(), part, overwrite, _lock: lock, settled: true }.publish()
+}
+
+/// Where a run writes until it is whole.
+fn part_of(sink: &Path, run_id: &str) -> Result<PathBuf> {
+    let start = run_id.get(..16).ok_or_else(|| Error::state(format!("a run without an id run=`{run_id}`")))?;
+    beside(sink, &format!("{start}.part"))
 }
 
 /// Refuses a sink that holds something which a run may not replace.

@@ -48,6 +48,8 @@ pub struct Place {
     pub shard: String,
     /// The row's number in it.
     pub row: u64,
+    /// The earlier run that read it; none: this one.
+    pub run_id: Option<String>,
 }
 
 /// Why a row was dropped.
@@ -75,6 +77,9 @@ impl Fate {
         object.insert("stage".into(), json!(self.stage));
         if let Some(kept) = &self.kept {
             object.insert("kept_row".into(), json!(kept.row));
+            if let Some(run_id) = &kept.run_id {
+                object.insert("kept_run_id".into(), json!(run_id));
+            }
             object.insert("kept_shard".into(), json!(kept.shard));
             object.insert("kept_source".into(), json!(kept.source));
         }
@@ -91,7 +96,7 @@ impl Fate {
         let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let kept = match (text("kept_source"), text("kept_shard"), value.get("kept_row")) {
             (None, None, None) => None,
-            (Some(source), Some(shard), Some(row)) => Some(Place { source, shard, row: row.as_u64()? }),
+            (Some(source), Some(shard), Some(row)) => Some(Place { source, shard, row: row.as_u64()?, run_id: text("kept_run_id") }),
             _ => return None,
         };
         Some(Self {
@@ -248,7 +253,7 @@ impl LineageWriter {
             kept_shard.append_option(kept.map(|kept| &kept.shard));
             kept_row.append_option(kept.map(|kept| kept.row));
             kept_doc_id.append_option(entry.kept_doc_id);
-            kept_run_id.append_null();
+            kept_run_id.append_option(kept.and_then(|kept| kept.run_id.as_ref()));
             score.append_option(fate.and_then(|fate| fate.score));
             copies.append_value(entry.copies);
             detail.append_option(joined(&entry.drops, entry.embedding_status));
@@ -297,7 +302,8 @@ mod tests {
     use super::*;
 
     fn fate(stage: &str, kept: Option<u64>, detail: Option<&str>) -> Fate {
-        let kept = kept.map(|row| Place { source: "s".into(), shard: "x/\"y\".parquet".into(), row });
+        let kept =
+            kept.map(|row| Place { source: "s".into(), shard: "x/\"y\".parquet".into(), row, run_id: (row == 0).then(|| "r".into()) });
         Fate { stage: stage.into(), reason: "r".into(), kept, score: kept_score(stage), detail: detail.map(str::to_owned) }
     }
 

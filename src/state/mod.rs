@@ -1,9 +1,12 @@
-//! What runs leave on disk and read again: artefacts of tasks, lineage, manifests, and the commit that makes a dataset visible.
+//! What runs leave on disk and read again: artefacts of tasks, lineage, manifests, the commit that makes a dataset visible, and
+//! the state that increments go on from.
 
 pub mod artefacts;
 pub mod chain;
 pub mod commit;
 pub mod lineage;
 pub mod manifest;
+pub mod segments;
+pub mod store;
 pub mod vectors;
 pub mod verify;

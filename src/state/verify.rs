@@ -284,7 +284,7 @@ fn row_id(shard: usize, row: u64) -> Result<u64> {
 
 /// Each dropped row with each row that one of its drops names, on whatever branch.
 fn edges(paths: Vec<PathBuf>, shards: BTreeMap<(String, String), usize>, stages: Arc<Stages>) -> RowStream {
-    const COLUMNS: [&str; 7] = ["row", "stage", "kept_source", "kept_shard", "kept_row", "kept_doc_id", "detail"];
+    const COLUMNS: [&str; 8] = ["row", "stage", "kept_source", "kept_shard", "kept_row", "kept_doc_id", "kept_run_id", "detail"];
     let tables = paths.into_iter().enumerate().flat_map(|(ordinal, path)| {
         let batches: Box<dyn Iterator<Item = Result<(usize, RecordBatch)>> + Send> = match lineage::read(&path, &COLUMNS) {
             Err(error) => Box::new(std::iter::once(Err(error))),
@@ -298,10 +298,14 @@ fn edges(paths: Vec<PathBuf>, shards: BTreeMap<(String, String), usize>, stages:
         let kept_rows = column(&batch, "kept_row")?.as_primitive::<UInt64Type>();
         let text = |name: &str| Ok::<_, Error>(column(&batch, name)?.as_string::<i32>());
         let (stage, source, shard) = (text("stage")?, text("kept_source")?, text("kept_shard")?);
-        let (doc_id, detail) = (text("kept_doc_id")?, text("detail")?);
+        let (doc_id, run_id, detail) = (text("kept_doc_id")?, text("kept_run_id")?, text("detail")?);
         let mut edges = Named::default();
         for index in 0..batch.num_rows() {
             let mut edge = |stage: &str, place: &Place, doc_id: Option<Option<&str>>| {
+                // A row of an earlier increment is in the lineage of that run.
+                if place.run_id.is_some() {
+                    return Ok(());
+                }
                 let name = (place.source.clone(), place.shard.clone());
                 let of = shards.get(&name).ok_or_else(|| {
                     Error::state(format!("lineage names a shard that was not read source=`{}` shard=`{}`", place.source, place.shard))
@@ -314,7 +318,12 @@ fn edges(paths: Vec<PathBuf>, shards: BTreeMap<(String, String), usize>, stages:
                 Ok::<_, Error>(())
             };
             if kept_rows.is_valid(index) {
-                let place = Place { source: source.value(index).into(), shard: shard.value(index).into(), row: kept_rows.value(index) };
+                let place = Place {
+                    source: source.value(index).into(),
+                    shard: shard.value(index).into(),
+                    row: kept_rows.value(index),
+                    run_id: run_id.is_valid(index).then(|| run_id.value(index).into()),
+                };
                 edge(stage.value(index), &place, Some(doc_id.is_valid(index).then(|| doc_id.value(index))))?;
             }
             if stage.is_valid(index) && detail.is_valid(index) {

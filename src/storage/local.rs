@@ -109,6 +109,17 @@ impl AsideFile {
         Ok(written.0)
     }
 
+    /// As [`AsideFile::finish`], under a name in the same file system that the hash of its bytes says. A file of that name holds the same
+    /// bytes, and is replaced by them.
+    ///
+    /// # Errors
+    /// As [`AsideFile::finish`].
+    pub fn finish_as(mut self, name: impl FnOnce(&ContentHash) -> PathBuf) -> Result<Written> {
+        self.drain().map_err(|error| io_error("cannot write", &self.target, error))?;
+        self.target = name(&self.hasher.finalize().into());
+        self.finish()
+    }
+
     /// As [`AsideFile::finish`], but leaves it to the system when the bytes reach the disk: for what is checked against its hash
     /// before it is used, and made again where it is gone.
     ///
@@ -164,6 +175,41 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<Written> {
     let mut file = AsideFile::create(path)?;
     file.write_all(bytes).map_err(|error| io_error("cannot write", path, error))?;
     file.finish()
+}
+
+/// Writes a whole small file where there is none: synced, and all of it or nothing. Whether it did: it does not where a file of that name
+/// is there, whoever makes it at the same time.
+///
+/// # Errors
+/// Kind storage or resources, naming the path.
+pub fn create_new(path: &Path, bytes: &[u8]) -> Result<bool> {
+    let mut file = AsideFile::create(path)?;
+    file.write_all(bytes).map_err(|error| io_error("cannot write", path, error))?;
+    file.drain().map_err(|error| io_error("cannot write", path, error))?;
+    file.file.sync_all().map_err(|error| io_error("cannot sync", path, error))?;
+    // A link, unlike a rename, never replaces. Dropped unfinished, the file loses its other name.
+    match fs::hard_link(&file.temporary, path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(io_error("cannot link", path, error)),
+    }
+    if let Some(folder) = path.parent() {
+        sync_dir(folder)?;
+    }
+    Ok(true)
+}
+
+/// What tells whether a file is the one that was seen before; none where there is no file.
+///
+/// # Errors
+/// Kind storage, naming the path.
+pub fn identity(path: &Path) -> Result<Option<Identity>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(Some(Identity::of(&metadata))),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("cannot look at", path, error)),
+    }
 }
 
 /// As [`write_file`], unsynced: see [`AsideFile::finish_unsynced`].

@@ -41,6 +41,8 @@ pub struct Probed<'a> {
     pub cells: &'a Cells,
     /// Rows of a block at least; those of a file are held while their block is compared.
     pub block_rows: usize,
+    /// Positions, from the first, that are settled: they are compared with none before them.
+    pub settled: usize,
 }
 
 impl<'a> Probed<'a> {
@@ -59,7 +61,7 @@ impl<'a> Probed<'a> {
 
 /// Compares each row with the live rows before it that lie in one of the cells that it probes, and lets a rule decide row by row.
 ///
-/// The contract is that of [`crate::vector::compare_earlier`], with two differences. A pair is left out if the cell of `earlier` is
+/// The contract is that of [`crate::vector::compare_earlier`], with three differences. Settled rows are no later rows. A pair is left out if the cell of `earlier` is
 /// not among those of `later`. And the earlier rows of a row are offered in ascending order only within one of several hand-overs:
 /// rules take pairs in any order. With one cell, and sorted, the two offer the same.
 ///
@@ -77,7 +79,12 @@ pub fn compare_probed<S: Sync>(
     let copies = copies(probed)?;
     let mut rule = Rule { state, wants, offer: &mut offer, decide: &mut decide, stop: &mut stop };
     let mut live = Vec::new();
-    for start in (0..probed.order.len()).step_by(probed.block()) {
+    for position in 0..probed.settled as u32 {
+        if (rule.decide)(rule.state, position) && !copies[position as usize] {
+            live.push(position);
+        }
+    }
+    for start in (probed.settled..probed.order.len()).step_by(probed.block()) {
         let block = start..probed.order.len().min(start + probed.block());
         comparison.hold(block.clone())?;
         let stayed = comparison.block(&live, block, &copies, &mut rule)?;
@@ -97,6 +104,10 @@ pub fn nearest_probed(
 ) -> Result<Vec<Option<(u32, f64)>>> {
     let comparison = Comparison::new(*probed, minimum)?;
     let groups = Groups::new(probed, rows, columns);
+    let has_direction = |position: u32| {
+        let square = comparison.squares[probed.order[position as usize] as usize];
+        square.is_finite() && square > 0.0
+    };
     let best = |space: &mut Space, tile: &Tile| {
         let (mut rivals, mut best) = (Vec::new(), Vec::new());
         comparison.product(&groups, tile, space)?;
@@ -105,7 +116,7 @@ pub fn nearest_probed(
             let column = |place: usize| groups.columns.items[tile.columns.start + place];
             let mut highest = f32::NEG_INFINITY;
             above(numbers, comparison.cut, |place, number| {
-                if number > highest && admits(row, column(place)) {
+                if number > highest && has_direction(column(place)) && admits(row, column(place)) {
                     highest = number;
                 }
             });
@@ -561,7 +572,7 @@ mod tests {
             let wanted = plain(&vectors, &order, &cells, minimum, all_stay);
             let apart = Apart(vectors.clone());
             for source in [Source::Memory(vectors.matrix()), Source::File(&apart)] {
-                let found = probed(&Probed { source, order: &order, cells: &cells, block_rows }, minimum, all_stay);
+                let found = probed(&Probed { source, order: &order, cells: &cells, block_rows, settled: 0 }, minimum, all_stay);
                 prop_assert!(found == wanted, "{} {}", found.offers.len(), wanted.offers.len());
             }
         }
@@ -573,7 +584,7 @@ mod tests {
             let (order, cells) = (shuffled(1200, seed), cells(&vectors, k, width));
             let thresholds = [Threshold::epsilon(epsilon, OnEqual::Drop), Threshold::epsilon(epsilon / 3.0, OnEqual::Keep)];
             let minimum = Threshold::loosest(&thresholds);
-            let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0 };
+            let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0, settled: 0 };
             let rows = Rows::some(vectors.matrix(), &order);
             let pairs = plain(&vectors, &order, &cells, minimum, true).offers;
             let earlier = |later: u32| pairs[pairs.partition_point(|pair| pair.0 < later)..].iter().take_while(move |pair| pair.0 == later);
@@ -624,7 +635,7 @@ mod tests {
             let vectors = with_bad(900, 5, seed);
             let (order, cells) = (shuffled(900, seed), cells(&vectors, k, width));
             let (columns, rows): (Vec<u32>, Vec<u32>) = (0..900).partition(|position| position % 3 > 0);
-            let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0 };
+            let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0, settled: 0 };
             let admits = |row: u32, column: u32| !earlier || column < row;
             let found = nearest_probed(&probed, &rows, &columns, minimum, admits).unwrap();
             for (row, found) in rows.iter().zip(found) {
@@ -641,13 +652,23 @@ mod tests {
         }
     }
 
+    /// The product with a vector without direction is 0, which is more than that of the nearest where that one points away.
+    #[test]
+    fn a_vector_without_direction_hides_no_other() {
+        let vectors = Vectors::try_new(vec![1.0, 0.0, -0.1, 1.0, 0.0, 0.0], 2).unwrap();
+        let cells = Cells::one(3);
+        let probed = Probed { source: Source::Memory(vectors.matrix()), order: &[0, 1, 2], cells: &cells, block_rows: 0, settled: 0 };
+        let found = nearest_probed(&probed, &[0], &[1, 2], -1.0, |_, _| true).unwrap();
+        assert_eq!(found, [Some((0, similarity(vectors.row(0), vectors.row(1))))]);
+    }
+
     #[test]
     fn threads_do_not_move_a_bit() {
         let vectors = planted::vectors(6000, 32, 5);
         let (order, cells) = (shuffled(6000, 6), cells(&vectors, 50, 3));
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let rows = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0 };
+            let rows = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0, settled: 0 };
             pool.install(|| probed(&rows, 0.9, false))
         };
         let one = run(1);
@@ -674,7 +695,7 @@ mod tests {
                 asked.fetch_add(1, Ordering::Relaxed);
                 star.wants(later, earlier, upper)
             };
-            let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows };
+            let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows, settled: 0 };
             compare_probed(&probed, 0.9, &mut star, wants, Star::offer, Star::decide, || Ok(())).unwrap();
             let kept = star.finish()[0].iter().filter(|dropped| dropped.is_none()).count();
             assert!(kept <= 40, "{kept}");
@@ -686,7 +707,7 @@ mod tests {
     fn a_stop_ends_the_comparison() {
         let vectors = planted::vectors(3000, 4, 1);
         let (order, cells) = (shuffled(3000, 1), Cells::one(3000));
-        let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0 };
+        let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0, settled: 0 };
         let mut left = 3;
         let stop = || {
             left -= 1;

@@ -116,7 +116,8 @@ mod tests {
         let order: Vec<u32> = (0..1500).rev().collect();
         let sample = evenly(1500, 100);
         let found =
-            sample_recall(&Probed { source, order: &order, cells: &cells, block_rows: 0 }, &sample, 0.8, |cosine| cosine > 0.8).unwrap();
+            sample_recall(&Probed { source, order: &order, cells: &cells, block_rows: 0, settled: 0 }, &sample, 0.8, |cosine| cosine > 0.8)
+                .unwrap();
         let mut wanted = Recall { pairs: 0, by_rank: vec![0; 3] };
         for a in &sample {
             for b in (0..1500).filter(|b| b != a) {

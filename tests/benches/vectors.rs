@@ -59,7 +59,7 @@ fn run(source: Source<'_>, clustered: Option<(usize, usize, Training)>, threshol
             cells
         }
     };
-    let probed = Probed { source, order: &order, cells: &cells, block_rows: 0 };
+    let probed = Probed { source, order: &order, cells: &cells, block_rows: 0, settled: 0 };
     let recall = sample_recall(&probed, &evenly(rows, 256), threshold.minimum(), |similarity| threshold.accepts(similarity)).unwrap();
     clock.lap("recall");
     let mut star = Star::new(rows, &[threshold]);

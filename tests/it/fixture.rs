@@ -30,6 +30,7 @@ pub(crate) struct Row {
     pub reason: Option<String>,
     pub kept: Option<(String, u64)>,
     pub kept_doc_id: Option<String>,
+    pub kept_run_id: Option<String>,
     pub score: Option<f64>,
     pub copies: u64,
     pub detail: Option<String>,
@@ -155,14 +156,24 @@ impl Corpus {
 
     /// The manifest of `out`.
     pub(crate) fn manifest(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.at("out/manifest.json")).unwrap()).unwrap()
+        self.manifest_of("out")
+    }
+
+    /// The manifest of a dataset.
+    pub(crate) fn manifest_of(&self, out: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.at(out).join("manifest.json")).unwrap()).unwrap()
     }
 
     /// The lineage of `out`, in the order of the corpus.
     pub(crate) fn lineage(&self) -> Vec<Row> {
-        let manifest = self.manifest();
+        self.lineage_of("out")
+    }
+
+    /// The lineage of a dataset, in the order of the corpus.
+    pub(crate) fn lineage_of(&self, out: &str) -> Vec<Row> {
+        let manifest = self.manifest_of(out);
         let inputs = manifest["inputs"].as_array().unwrap();
-        inputs.iter().flat_map(|input| lineage_rows(&read_parquet(&self.at("out").join(input["lineage"].as_str().unwrap())))).collect()
+        inputs.iter().flat_map(|input| lineage_rows(&read_parquet(&self.at(out).join(input["lineage"].as_str().unwrap())))).collect()
     }
 
     /// `doc_id -> reason` of the dropped rows.
@@ -197,8 +208,13 @@ impl Corpus {
 
     /// The ids of the rows in `out/data`, by file in the order of their names.
     pub(crate) fn kept(&self) -> Vec<String> {
+        self.kept_of("out")
+    }
+
+    /// The ids of the rows in a dataset's `data`, by file in the order of their names.
+    pub(crate) fn kept_of(&self, out: &str) -> Vec<String> {
         let mut files = Vec::new();
-        list(&self.at("out/data"), &mut files);
+        list(&self.at(out).join("data"), &mut files);
         let ids = |path: &PathBuf| -> Vec<String> {
             let batch = read_parquet(path);
             let column = batch.column_by_name("id").unwrap();
@@ -259,6 +275,7 @@ fn lineage_rows(batch: &RecordBatch) -> Vec<Row> {
             reason: text("reason", row),
             kept: text("kept_shard", row).zip(number("kept_row", row)),
             kept_doc_id: text("kept_doc_id", row),
+            kept_run_id: text("kept_run_id", row),
             score: float("score", row),
             copies: number("copies", row).unwrap(),
             detail: text("detail", row),

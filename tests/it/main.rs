@@ -16,6 +16,7 @@ mod faults;
 mod fitted;
 mod fixture;
 mod help;
+mod increments;
 mod init;
 mod methods;
 mod near;

@@ -10,10 +10,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::sketch::{KEYS, SIGNATURE};
 use crate::cluster::UnionFind;
 use crate::engine::sort::{SortKey, sort};
-use crate::engine::{Engine, Reservation, map, next};
+use crate::engine::{Engine, Reservation, RowStream, chain, map, next};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::stages::carry::ORDER;
 use crate::stages::columns::numbers;
+use crate::stages::incumbents::{self, KeySet, SharedKeys};
 use crate::stages::seam::{Narrow, ROW_ID};
 use crate::storage::scratch::Scratch;
 
@@ -26,9 +27,12 @@ const PLACES: usize = 1 << 20;
 
 /// All rows that reached the stage, and of those that share a band with another, which buckets they lie in.
 pub(super) struct Candidates {
-    /// [`crate::ids::RowId`] bits of all rows, ascending; rows are named by their place here.
+    /// [`crate::ids::RowId`] bits of all rows, ascending, then those of the incumbents that may share a band with one of them,
+    /// ascending; rows are named by their place here.
     pub(super) ids: Vec<u64>,
-    /// The ordering column of all rows, in pieces; empty if there is none.
+    /// How many of them are the run's.
+    pub(super) new: usize,
+    /// The ordering column of the run's rows, in pieces; empty if there is none.
     pub(super) orders: Vec<ArrayRef>,
     /// Signatures of all rows, one after the other, where they are compared.
     pub(super) signatures: Option<Arc<Scratch>>,
@@ -49,6 +53,8 @@ pub(super) struct Candidates {
 #[derive(Default)]
 struct Seen {
     ids: Vec<u64>,
+    /// How many of them are the run's.
+    new: usize,
     orders: Vec<ArrayRef>,
     empty: u64,
     buffer: Vec<u8>,
@@ -68,15 +74,39 @@ pub(super) async fn find(engine: &Arc<Engine>, input: Narrow) -> Result<Candidat
         Err(_) => None,
     };
     let seen = Arc::new(Mutex::new(Seen { ids: Vec::with_capacity(count), ..Seen::default() }));
-    let (into, scratch, stop) = (Arc::clone(&seen), signatures.clone(), engine.stop().clone());
-    let entries = map(input.stream, entry_schema(), move |batch| {
-        stop.check()?;
-        let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
-        explode(&batch, &mut seen, scratch.as_deref())
-    });
+    let looked_up: Option<SharedKeys> = match input.incumbents {
+        Some(_) => Some(Arc::new(Mutex::new(KeySet::with_capacity(engine, count)?))),
+        None => None,
+    };
+    let explode_all = |stream: RowStream, new: bool| {
+        let (into, scratch, stop) = (Arc::clone(&seen), signatures.clone(), engine.stop().clone());
+        let (looked_up, memory) = (looked_up.clone(), engine.reserve("near duplicates of earlier increments", 0));
+        map(stream, entry_schema(), move |batch| {
+            stop.check()?;
+            let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = seen.ids.len();
+            let entries = explode(&batch, &mut seen, scratch.as_deref(), looked_up.as_ref(), new)?;
+            if !new && let Ok(memory) = &memory {
+                memory.grow((seen.ids.len() - before) * ROW_BYTES)?;
+            }
+            Ok(entries)
+        })
+    };
+    let mut entries = explode_all(input.stream, true);
+    if let Some(incumbents) = input.incumbents {
+        entries = chain(entries, explode_all(incumbents.stream, false));
+    }
     // The sort has read all of its input before it gives the first row.
     let mut sorted = sort(engine, entries, &[SortKey::ascending("key")])?;
-    let mut sets = UnionFind::new(count);
+    let mut first = next(&mut sorted).await.transpose()?;
+    let (total, new) = {
+        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (seen.ids.len(), seen.new)
+    };
+    if new != count {
+        return Err(Error::internal("a barrier was given another number of rows than was said"));
+    }
+    let mut sets = UnionFind::new(total);
     // Rows of the buckets with more than one row, bucket after bucket.
     let (mut members, mut ends): (Vec<u32>, Vec<usize>) = (Vec::new(), Vec::new());
     let mut reserved = 0;
@@ -98,8 +128,10 @@ pub(super) async fn find(engine: &Arc<Engine>, input: Narrow) -> Result<Candidat
         group.clear();
         Ok(())
     };
-    while let Some(batch) = next(&mut sorted).await {
-        let batch = batch?;
+    while let Some(batch) = match first.take() {
+        Some(batch) => Some(batch),
+        None => next(&mut sorted).await.transpose()?,
+    } {
         engine.stop().check()?;
         let rows = batch.column(1).as_primitive::<arrow::datatypes::UInt32Type>().values();
         for (key, row) in numbers(&batch, "key")?.values().iter().zip(rows.iter()) {
@@ -114,16 +146,38 @@ pub(super) async fn find(engine: &Arc<Engine>, input: Narrow) -> Result<Candidat
     drop(sorted);
     u32::try_from(ends.len()).map_err(|_| Error::resources(format!("too many bands are shared buckets=`{}`", ends.len())))?;
     let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-    let (rows, starts, numbers) = by_row(count, &members, &ends);
+    let (rows, starts, numbers) = by_row(total, &members, &ends);
     let components = rows.iter().map(|row| sets.first(*row)).collect();
-    Ok(Candidates { ids: seen.ids, orders: seen.orders, signatures, empty: seen.empty, rows, starts, numbers, components, _memory: memory })
+    Ok(Candidates {
+        ids: seen.ids,
+        new,
+        orders: seen.orders,
+        signatures,
+        empty: seen.empty,
+        rows,
+        starts,
+        numbers,
+        components,
+        _memory: memory,
+    })
 }
 
-/// Makes (key, row) of a batch's band keys, and keeps aside what else the rows carry.
-fn explode(batch: &RecordBatch, seen: &mut Seen, signatures: Option<&Scratch>) -> Result<RecordBatch> {
+/// Makes (key, row) of a batch's band keys, and keeps aside what else the rows carry. Of incumbents, only of those keys that a row of the
+/// run has.
+fn explode(
+    batch: &RecordBatch,
+    seen: &mut Seen,
+    signatures: Option<&Scratch>,
+    looked_up: Option<&SharedKeys>,
+    new: bool,
+) -> Result<RecordBatch> {
     let internal = || Error::internal("a barrier of band keys was given none");
+    if !new {
+        return explode_incumbents(batch, seen, signatures, looked_up.ok_or_else(internal)?);
+    }
     let first = seen.ids.len();
     seen.ids.extend_from_slice(numbers(batch, ROW_ID)?.values());
+    seen.new = seen.ids.len();
     let keys = batch.column_by_name(KEYS).and_then(|column| column.as_fixed_size_binary_opt()).ok_or_else(internal)?;
     let width = keys.value_length() as usize;
     let (mut entries, mut rows) = (Vec::with_capacity(keys.len() * width / 8), Vec::with_capacity(keys.len() * width / 8));
@@ -137,6 +191,9 @@ fn explode(batch: &RecordBatch, seen: &mut Seen, signatures: Option<&Scratch>) -
             rows.push((first + index) as u32);
         }
     }
+    if let Some(looked_up) = looked_up {
+        incumbents::with(looked_up, |keys| entries.iter().try_for_each(|key| keys.insert(*key)))?;
+    }
     if let Some(order) = batch.column_by_name(ORDER) {
         seen.orders.push(Arc::clone(order));
     }
@@ -148,8 +205,47 @@ fn explode(batch: &RecordBatch, seen: &mut Seen, signatures: Option<&Scratch>) -
         }
         scratch.append(&seen.buffer)?;
     }
+    entry_batch(entries, rows)
+}
+
+fn entry_batch(entries: Vec<u64>, rows: Vec<u32>) -> Result<RecordBatch> {
     RecordBatch::try_new(entry_schema(), vec![Arc::new(UInt64Array::from(entries)), Arc::new(UInt32Array::from(rows))])
         .context(Kind::Internal, || "cannot build band entries".into())
+}
+
+fn explode_incumbents(batch: &RecordBatch, seen: &mut Seen, signatures: Option<&Scratch>, looked_up: &SharedKeys) -> Result<RecordBatch> {
+    let internal = || Error::internal("a barrier of band keys was given none");
+    let ids = numbers(batch, ROW_ID)?.values();
+    let keys = batch.column_by_name(KEYS).and_then(|column| column.as_fixed_size_binary_opt()).ok_or_else(internal)?;
+    let values = match signatures {
+        Some(_) => Some(batch.column_by_name(SIGNATURE).and_then(|column| column.as_fixed_size_binary_opt()).ok_or_else(internal)?),
+        None => None,
+    };
+    let (mut entries, mut rows) = (Vec::new(), Vec::new());
+    seen.buffer.clear();
+    incumbents::with(looked_up, |looked_up| {
+        for index in (0..keys.len()).filter(|index| keys.is_valid(*index)) {
+            let place = seen.ids.len();
+            let keys = keys.value(index).as_chunks::<8>().0.iter().map(|key| u64::from_le_bytes(*key));
+            for key in keys.filter(|key| looked_up.contains(*key)) {
+                entries.push(key);
+                rows.push(place as u32);
+            }
+            if rows.last() == Some(&(place as u32)) {
+                seen.ids.push(ids[index]);
+                if let Some(values) = values {
+                    seen.buffer.extend_from_slice(values.value(index));
+                }
+            }
+        }
+    });
+    if u32::try_from(seen.ids.len()).is_err() {
+        return Err(Error::resources(format!("too many rows for one barrier rows=`{}`", seen.ids.len())));
+    }
+    if let Some(scratch) = signatures {
+        scratch.append(&seen.buffer)?;
+    }
+    entry_batch(entries, rows)
 }
 
 /// Turns rows of buckets into buckets of rows: the rows that lie in any, where their buckets start, and the buckets.

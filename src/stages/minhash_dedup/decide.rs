@@ -116,7 +116,7 @@ impl MinhashDedup {
 
     /// The candidates by component, in keep order inside each.
     fn order(&self, candidates: &Candidates) -> Result<Vec<u32>> {
-        let rows = candidates.ids.len();
+        let rows = candidates.new;
         let ranks = ranks(&candidates.orders)?;
         let visits = match &self.config.keep {
             Keep::Longest | Keep::By { order: Order::Descending, .. } => KeepOrder::By { ranks: &ranks, descending: true },
@@ -124,9 +124,14 @@ impl MinhashDedup {
             Keep::Last => KeepOrder::Last,
             Keep::First | Keep::Hard | Keep::Easy | Keep::Random => KeepOrder::First,
         };
-        let mut rank = vec![0_u32; rows];
+        // Incumbents come first, in the order in which they were read.
+        let incumbents = candidates.ids.len() - rows;
+        let mut rank = vec![0_u32; candidates.ids.len()];
         for (place, row) in visits.order(rows).into_iter().enumerate() {
-            rank[row as usize] = place as u32;
+            rank[row as usize] = (incumbents + place) as u32;
+        }
+        for (place, rank) in rank[rows..].iter_mut().enumerate() {
+            *rank = place as u32;
         }
         let mut order: Vec<u32> = (0..candidates.rows.len() as u32).collect();
         order.sort_unstable_by_key(|candidate| {
@@ -162,7 +167,9 @@ impl MinhashDedup {
         };
         let first = thresholds[0].minimum();
         let cuts = Cuts { loosest: Threshold::loosest(thresholds), first, near: first - NEAR };
-        let mut pairs = Pairs::new(compared, members, of_sources, self.config.bands, cuts, room);
+        let is_incumbent = |member: &&u32| candidates.rows[**member as usize] as usize >= candidates.new;
+        let incumbents = members.iter().take_while(is_incumbent).count() as u32;
+        let mut pairs = Pairs::new(compared, members, (of_sources, incumbents), self.config.bands, cuts, room);
         let stop = || engine.stop().check();
         let (results, effort) = match self.config.rule {
             Rule::Star => {
@@ -222,7 +229,7 @@ impl MinhashDedup {
 
     fn report(&self, candidates: &Candidates, components: usize, largest: usize, counts: &[u64], effort: Effort) -> Map<String, Value> {
         let config = &self.config;
-        let rows = candidates.ids.len() as u64;
+        let rows = candidates.new as u64;
         let mut report = Map::new();
         report.insert("bands".into(), json!({"bands": config.bands, "rows": config.rows}));
         report.insert("candidates".into(), json!({"components": components, "largest_component": largest, "rows": candidates.rows.len()}));

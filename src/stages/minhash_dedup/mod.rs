@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use self::decide::MinhashDedup;
 use self::sketch::{Shingles, Sketch};
 use super::policy::{self, Keep, Normalize};
-use super::seam::{Barrier, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::seam::{Barrier, Incremental, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use crate::declare::shape::{defaulted, optional};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -398,6 +398,14 @@ impl Stage for MinhashDedupConfig {
             (Rule::Components, _) => "components: a chain is dropped whole, its ends may have nothing in common".into(),
         });
         notes
+    }
+
+    fn incremental(&self) -> Incremental {
+        match self.rule {
+            Rule::Star => Incremental::Compares,
+            // A row that joins two components would have to take back a row that was kept.
+            Rule::Components => Incremental::Refused("`rule: components` may join rows that were kept before: only `rule: star` goes on"),
+        }
     }
 
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {

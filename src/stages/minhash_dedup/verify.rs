@@ -31,7 +31,10 @@ pub(super) struct Compared {
 impl Compared {
     /// The shingle sets of all candidates: each text is read once.
     pub(super) fn shingles(engine: &Engine, candidates: &Candidates, source: &dyn NamedRows) -> Result<Self> {
-        let wanted: Vec<u64> = candidates.rows.iter().map(|row| candidates.ids[*row as usize]).collect();
+        // Incumbents stand behind the run's rows, and their ids come before.
+        let new = candidates.rows.partition_point(|row| (*row as usize) < candidates.new);
+        let (of_run, incumbents) = candidates.rows.split_at(new);
+        let wanted: Vec<u64> = incumbents.iter().chain(of_run).map(|row| candidates.ids[*row as usize]).collect();
         let scratch = Scratch::create(engine.spill_folder())?;
         let places = Mutex::new((vec![0_u64; wanted.len()], vec![0_u32; wanted.len()], 0_usize));
         source.read(&wanted, &|ids, batch| {
@@ -44,6 +47,7 @@ impl Compared {
             let (offsets, lengths, read) = &mut *places;
             for (id, ends) in ids.iter().zip(ends.windows(2)) {
                 let place = wanted.binary_search(id).map_err(|_| Error::internal("a row that was not asked for was read"))?;
+                let place = if place < incumbents.len() { new + place } else { place - incumbents.len() };
                 offsets[place] = start + (ends[0] as usize * size_of::<u64>()) as u64;
                 lengths[place] = (ends[1] - ends[0]) as u32;
                 *read += 1;
@@ -93,6 +97,8 @@ pub(super) struct Pairs<'a> {
     members: &'a [u32],
     /// For each place, its source; rows of one source are not compared. Empty: all are.
     sources: Vec<u32>,
+    /// How many of the places, from the first, are incumbents: they are not compared with one another.
+    incumbents: u32,
     /// How many bands there are: what shared bands are a share of where nothing is verified.
     bands: u32,
     /// Similarities below all that matter need not be known.
@@ -107,11 +113,19 @@ pub(super) struct Pairs<'a> {
 
 impl<'a> Pairs<'a> {
     /// `room`: bytes that may be held to save reading.
-    pub(super) fn new(compared: Option<&'a Compared>, members: &'a [u32], sources: Vec<u32>, bands: u32, cuts: Cuts, room: usize) -> Self {
+    pub(super) fn new(
+        compared: Option<&'a Compared>,
+        members: &'a [u32],
+        (sources, incumbents): (Vec<u32>, u32),
+        bands: u32,
+        cuts: Cuts,
+        room: usize,
+    ) -> Self {
         Self {
             compared,
             members,
             sources,
+            incumbents,
             bands,
             floor: cuts.loosest.min(cuts.near).max(0.0),
             held: HashMap::new(),
@@ -134,6 +148,9 @@ impl<'a> Pairs<'a> {
 
 impl Similarity for Pairs<'_> {
     fn upper(&self, later: u32, earlier: u32) -> Option<f64> {
+        if later < self.incumbents {
+            return None;
+        }
         if self.sources.get(later as usize).is_some_and(|source| *source == self.sources[earlier as usize]) {
             return None;
         }

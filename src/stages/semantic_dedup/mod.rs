@@ -6,7 +6,7 @@ use self::search::SemanticDedup;
 use super::carry::Carry;
 use super::draw;
 use super::policy::{self, Clusters, Keep, OnBadVector};
-use super::seam::{Barrier, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::seam::{Barrier, Incremental, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use crate::declare::shape::{defaulted, optional};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -369,6 +369,23 @@ impl Stage for SemanticDedupConfig {
             .to_owned(),
         );
         notes
+    }
+
+    fn incremental(&self) -> Incremental {
+        let refusals = [
+            (
+                self.rule != Rule::Star,
+                "only `rule: star` goes on: the others depend on rows that were dropped, or join rows that were kept",
+            ),
+            (matches!(self.method, Method::Kmeans | Method::Hnsw), "only `method: flat`, `ivf` and `auto` go on"),
+            (
+                matches!(self.keep, Keep::Hard | Keep::Easy),
+                "the centroids of `keep: hard` and `easy` are not kept from one increment to the next",
+            ),
+            (matches!(self.epsilon, Epsilon::KeepFraction(_)), "`target_keep_fraction` would choose another epsilon each time"),
+            (self.write_cells, "`write_cells` has no meaning here: cells are made anew each time"),
+        ];
+        refusals.iter().find(|(refused, _)| *refused).map_or(Incremental::Compares, |(_, reason)| Incremental::Refused(reason))
     }
 
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {

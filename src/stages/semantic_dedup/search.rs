@@ -59,13 +59,14 @@ struct Searched {
 
 /// The gathered rows in keep order, with their cells.
 fn probed<'a>(gathered: &'a Gathered, order: &'a [u32], cells: &'a Cells) -> Probed<'a> {
-    Probed { source: gathered.vectors.source(), order, cells, block_rows: gathered.block_rows() }
+    Probed { source: gathered.vectors.source(), order, cells, block_rows: gathered.block_rows(), settled: gathered.incumbents }
 }
 
 impl Barrier for SemanticDedup {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
-            let trained_rows = self.trained_rows(usize::try_from(input.rows).unwrap_or(usize::MAX));
+            let rows = input.rows + input.incumbents.as_ref().map_or(0, |incumbents| incumbents.rows);
+            let trained_rows = self.trained_rows(usize::try_from(rows).unwrap_or(usize::MAX));
             let gathered = gather(engine, input, trained_rows).await?;
             let stop = engine.stop().clone();
             let decide = move || {
@@ -159,7 +160,9 @@ impl SemanticDedup {
         let by_epsilon: Vec<Value> = epsilons
             .iter()
             .zip(&counts)
-            .map(|(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": rows as u64 - dropped}))
+            .map(
+                |(epsilon, dropped)| json!({"dropped": dropped, "epsilon": epsilon, "kept": (rows - gathered.incumbents) as u64 - dropped}),
+            )
             .collect();
         report.insert("by_epsilon".into(), Value::Array(by_epsilon));
         let assigned = match (&model, config.write_cells) {
@@ -202,7 +205,7 @@ impl SemanticDedup {
 
     /// The rows in keep order.
     fn order(&self, gathered: &Gathered, distances: &[f64]) -> Vec<u32> {
-        match &self.config.keep {
+        let order = match &self.config.keep {
             Keep::Last => KeepOrder::Last,
             Keep::Hard => KeepOrder::Hard(distances),
             Keep::Easy => KeepOrder::Easy(distances),
@@ -210,7 +213,11 @@ impl SemanticDedup {
             Keep::By { order, .. } => KeepOrder::By { ranks: &gathered.ranks, descending: *order == Order::Descending },
             Keep::First | Keep::Longest | Keep::Shortest => KeepOrder::First,
         }
-        .order(gathered.rows.len())
+        .order(gathered.rows.len());
+        // Incumbents come first.
+        let (mut before, run): (Vec<u32>, Vec<u32>) = order.into_iter().partition(|row| (*row as usize) < gathered.incumbents);
+        before.extend(run);
+        before
     }
 
     /// How many cells a row is compared with, and which pairs of a sample that leaves out. Under `probe: auto` the fewest that find

@@ -69,7 +69,7 @@ mod tests {
         let data = (0..rows).flat_map(|row| [angle(row).cos() as f32, angle(row).sin() as f32]).collect();
         let vectors = Vectors::try_new(data, 2).unwrap();
         let (order, cells): (Vec<u32>, Cells) = ((0..rows as u32).collect(), Cells::one(rows));
-        let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0 };
+        let probed = Probed { source: Source::Memory(vectors.matrix()), order: &order, cells: &cells, block_rows: 0, settled: 0 };
         for fraction in [0.25, 0.5, 0.9] {
             let epsilon = tune(&probed, fraction, &Random::new(1, "t")).unwrap();
             let kept = (0..rows).filter(|row| *row == 0 || 1.0 - (angle(*row) - angle(row - 1)).cos() >= epsilon).count();

@@ -1,0 +1,495 @@
+//! An increment: a run that goes on from a state. Shards that the state knows are left out, rows are compared with those that earlier
+//! increments kept, and what the stages keep of the new shards becomes the next version.
+//!
+//! A barrier sees the rows of earlier increments before its own: shards of the state have the ordinals from 0, the run's follow. In all
+//! that is left on disk the run's shards have their places in the snapshot, and those of the state the places after them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch, UInt64Array, new_null_array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{concat, filter};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+
+use super::context::RunContext;
+use super::named::read_columns;
+use super::narrow::NarrowReader;
+use super::scan::{DOC_ID, TABLE};
+use super::task::{Descriptor, run_tasks};
+use crate::dataset::snapshot::{Known, Shard, Snapshot};
+use crate::engine::rows_of;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ids::{ContentHash, Fingerprint, RowId, RunId, ShardId};
+use crate::plan::compile::{Input, Plan};
+use crate::stages::seam::{Incremental, Incumbents, TakeRows};
+use crate::state::artefacts::{read_table, unreadable};
+use crate::state::segments::{self, CHECK, KnownShard, SegmentWriter};
+use crate::state::store::{Content, Dataset, FORMAT, Segment, StageIdentity, Store, Version, commit_id};
+use crate::storage::local::Identity;
+use crate::storage::lock::Lock;
+
+/// The state that a run goes on from.
+pub(super) struct Increment {
+    store: Store,
+    base: Option<(Version, ContentHash)>,
+    known: Vec<KnownShard>,
+    /// The places of the shards of each source and path, and all content.
+    names: BTreeMap<(String, String), Vec<usize>>,
+    contents: BTreeSet<ContentHash>,
+    stages: Vec<StageIdentity>,
+    _lock: Option<Lock>,
+}
+
+impl Increment {
+    /// Opens the state in `folder`, finishes what an earlier run left undone, and refuses one that this plan cannot go on from. A reader
+    /// (`plan`) takes no lock and finishes nothing.
+    pub(super) fn open(folder: &std::path::Path, plan: &Plan, writer: bool) -> Result<Self> {
+        let store = Store::new(folder);
+        let lock = if writer { Some(store.hold()?) } else { None };
+        let base = store.head()?;
+        let stages = identities(plan);
+        let mut known = Vec::new();
+        if let Some((version, _)) = &base {
+            if writer {
+                store.finish(version)?;
+            }
+            for segment in version.segments.iter().filter(|segment| segment.content == Content::Shards) {
+                known.extend(segments::read_shards(&store, segment)?);
+            }
+            if known.len() as u64 != version.shards {
+                return Err(Error::state(format!("the state lists another number of shards version=`{}`", version.version)));
+            }
+        }
+        let mut names: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
+        for (place, shard) in known.iter().enumerate() {
+            names.entry((shard.source.clone(), shard.path.clone())).or_default().push(place);
+        }
+        let contents = known.iter().map(|shard| shard.hash).collect();
+        Ok(Self { store, base, known, names, contents, stages, _lock: lock })
+    }
+
+    /// Adds the models whose vectors the stages compare, by the stage that embeds, and refuses a state that others made.
+    pub(super) fn with_models(mut self, plan: &Plan, models: &BTreeMap<usize, String>) -> Result<Self> {
+        for identity in &mut self.stages {
+            let stage = plan.stages.iter().find(|stage| stage.id.as_str() == identity.id);
+            let embedding = stage.and_then(|stage| stage.embedding);
+            identity.vectors = embedding.map(|of| {
+                let made = &plan.stages[of];
+                serde_json::json!({"config": made.config.canonical(), "kind": made.config.kind(), "model": models.get(&of), "version": made.config.version()})
+            });
+        }
+        if let Some((version, _)) = &self.base {
+            go_on_from(version, &self.stages)?;
+        }
+        Ok(self)
+    }
+
+    /// The number of the version that the run will make.
+    pub(super) fn version(&self) -> u64 {
+        self.base.as_ref().map_or(0, |(version, _)| version.version) + 1
+    }
+
+    /// What the plan of the run says of the state.
+    pub(super) fn canonical(&self) -> serde_json::Value {
+        let base = self.base.as_ref().map(|(version, hash)| serde_json::json!({"manifest": hash.to_string(), "version": version.version}));
+        serde_json::json!({"base": base})
+    }
+
+    /// Shards of the state.
+    pub(super) fn known(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The shard of the state with this ordinal.
+    pub(super) fn shard(&self, ordinal: usize) -> Result<&KnownShard> {
+        self.known.get(ordinal).ok_or_else(|| Error::internal("a row of a shard that the state does not know"))
+    }
+
+    fn segments<'a>(&'a self, stage: &'a str) -> impl Iterator<Item = (u64, &'a Segment)> {
+        let of = move |segment: &'a Segment| match &segment.content {
+            Content::Rows { stage: of, shard } if of == stage => Some((*shard, segment)),
+            _ => None,
+        };
+        self.base.iter().flat_map(|(version, _)| &version.segments).filter_map(of)
+    }
+
+    fn named_segment(&self, stage: &str, shard: u64) -> Option<&Segment> {
+        let wanted = Content::Named { stage: stage.to_owned(), shard };
+        self.base.iter().flat_map(|(version, _)| &version.segments).find(|segment| segment.content == wanted)
+    }
+
+    /// Adds what a stage compares with to a key.
+    pub(super) fn key(&self, mut key: Fingerprint, stage: &str) -> Fingerprint {
+        for (shard, segment) in self.segments(stage) {
+            key = key.number(shard).part(&segment.blake3);
+        }
+        key.number(self.known.len() as u64)
+    }
+
+    /// The rows that a stage kept in earlier increments, as narrow rows of `schema`; none where there are none.
+    pub(super) fn incumbents(self: &Arc<Self>, stage: &str, schema: &SchemaRef) -> Option<Incumbents> {
+        let files: Vec<(u64, Segment)> = self.segments(stage).map(|(shard, segment)| (shard, segment.clone())).collect();
+        if files.is_empty() || schema.fields().len() == 1 {
+            return None;
+        }
+        let rows = files.iter().map(|(_, segment)| segment.rows).sum();
+        let (state, of) = (Arc::clone(self), Arc::clone(schema));
+        let stage = stage.to_owned();
+        let batches = files.into_iter().flat_map(move |(shard, segment)| -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
+            match state.narrow(&stage, shard, &segment, &of) {
+                Ok(batches) => Box::new(batches),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }
+        });
+        Some(Incumbents { rows, stream: rows_of(Arc::clone(schema), batches) })
+    }
+
+    fn narrow(
+        &self,
+        stage: &str,
+        shard: u64,
+        segment: &Segment,
+        schema: &SchemaRef,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
+        let path = segments::checked(&self.store, segment)?;
+        let mut columns = vec![segments::ROW];
+        columns.extend(schema.fields().iter().skip(1).map(|field| field.name().as_str()));
+        let batches = segments::read(&path, Some(&columns))?;
+        let (schema, stage) = (Arc::clone(schema), stage.to_owned());
+        Ok(batches.map(move |batch| {
+            let batch = batch?;
+            let ids: Option<Vec<u64>> = rows_in(&batch)?.iter().map(|row| row_id(shard as usize, *row)).collect();
+            let ids = ids.ok_or_else(|| Error::state("the state names a row above the limit"))?;
+            let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(ids))];
+            // A file's columns come in its own order.
+            for field in schema.fields().iter().skip(1) {
+                let column = batch.column_by_name(field.name()).filter(|column| column.data_type() == field.data_type());
+                columns.push(Arc::clone(column.ok_or_else(|| {
+                    Error::state(format!(
+                        "the state holds a column that a stage compares in another type stage=`{stage}` column=`{}`",
+                        field.name()
+                    ))
+                    .hint("write the new shards with the type of the old ones, or start a new state")
+                })?));
+            }
+            RecordBatch::try_new(Arc::clone(&schema), columns).context(Kind::Internal, || "cannot build rows of the state".into())
+        }))
+    }
+
+    /// Gives what a stage compares rows of the state by; `wanted` rises.
+    pub(super) fn read_named(&self, stage: &str, wanted: &[u64], take: &TakeRows<'_>) -> Result<()> {
+        use rayon::prelude::*;
+        let shard_of = |row: &u64| RowId::from_bits(*row).shard().ordinal() as u64;
+        let shards: Vec<&[u64]> = wanted.chunk_by(|a, b| shard_of(a) == shard_of(b)).collect();
+        shards.par_iter().try_for_each(|wanted| {
+            let shard = wanted.first().map_or(0, shard_of);
+            let rows = self.segments(stage).find(|(of, _)| *of == shard).map(|(_, segment)| segment);
+            let (Some(rows), Some(named)) = (rows, self.named_segment(stage, shard)) else {
+                return Err(Error::state(format!("the state lacks the rows of a shard stage=`{stage}` shard=`{shard}`")));
+            };
+            let (mut places, mut checks) = (Vec::with_capacity(wanted.len()), Vec::with_capacity(wanted.len()));
+            let (mut place, mut next) = (0, wanted.iter().map(|id| RowId::from_bits(*id).row()).peekable());
+            for batch in segments::read(&segments::checked(&self.store, rows)?, Some(&[segments::ROW, CHECK]))? {
+                let batch = batch?;
+                let check = batch.column_by_name(CHECK).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+                let check = check.ok_or_else(|| Error::state("the state's rows have no checksums"))?;
+                for (row, check) in rows_in(&batch)?.iter().zip(check.values()) {
+                    if next.next_if_eq(row).is_some() {
+                        places.push(place);
+                        checks.push(*check);
+                    }
+                    place += 1;
+                }
+            }
+            if places.len() != wanted.len() {
+                return Err(Error::state(format!("the state lacks rows that it kept stage=`{stage}` shard=`{shard}`")));
+            }
+            segments::read_named(&self.store.segment_path(named), &places, &checks, |range, batch| take(&wanted[range], batch))
+        })
+    }
+
+    /// The document ids of rows of the state that a stage kept, asked for in rising order.
+    pub(super) fn doc_ids(&self, stage: &str, shard: usize) -> Result<DocIds> {
+        let segment = self.segments(stage).find(|(of, _)| *of == shard as u64).map(|(_, segment)| segment);
+        let segment = segment.ok_or_else(|| Error::internal("a row of the state that its stage did not keep"))?;
+        let batches = segments::read(&segments::checked(&self.store, segment)?, Some(&[segments::ROW, segments::DOC_ID]))?;
+        Ok(DocIds { batches: Box::new(batches), batch: None, place: 0 })
+    }
+
+    /// Writes what the stages keep of the run's shards.
+    pub(super) async fn write(self: &Arc<Self>, cx: &Arc<RunContext>, run_id: &RunId) -> Result<Vec<Segment>> {
+        let version = self.version();
+        let shards = cx.snapshot.shards.iter().map(|shard| KnownShard {
+            source: cx.plan.sources[shard.source].id.to_string(),
+            path: shard.path.clone(),
+            hash: shard.hash,
+            bytes: shard.bytes,
+            rows: shard.rows,
+            modified_ns: shard.identity.modified_ns as i64,
+            inode: shard.identity.inode,
+            run_id: run_id.to_string(),
+        });
+        let mut written = vec![segments::write_shards(&self.store, &shards.collect::<Vec<_>>(), version)?];
+        let tasks = cx.snapshot.shards.iter().map(|shard| Descriptor {
+            ordinal: shard.id.ordinal(),
+            key: Fingerprint::new("trommel state").number(shard.id.ordinal() as u64).finish().into(),
+            bytes: shard.bytes,
+        });
+        let tasks: Vec<Descriptor> = tasks.collect();
+        let phase = cx.telemetry.phase("state", tasks.len() as u64, tasks.iter().map(|task| task.bytes).sum());
+        let made: Arc<Mutex<BTreeMap<usize, Vec<Segment>>>> = Arc::default();
+        let mut narrow = BTreeMap::new();
+        for (index, planned) in cx.plan.stages.iter().enumerate() {
+            if planned.config.incremental() == Incremental::Compares {
+                let reader = NarrowReader::open(Arc::clone(cx), index)?;
+                narrow.insert(index, (reader.schema(), reader.dimensions()));
+            }
+        }
+        let (state, context, into) = (Arc::clone(self), Arc::clone(cx), Arc::clone(&made));
+        run_tasks(cx, "State", tasks, cx.engine.threads(), &phase, move |descriptor| {
+            let shard = &context.snapshot.shards[descriptor.ordinal];
+            let segments = state.write_shard(&context, &narrow, shard)?;
+            into.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor.ordinal, segments);
+            Ok(())
+        })
+        .await?;
+        phase.finish();
+        written.extend(std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner)).into_values().flatten());
+        Ok(written)
+    }
+
+    fn write_shard(&self, cx: &Arc<RunContext>, narrow: &BTreeMap<usize, (SchemaRef, usize)>, shard: &Shard) -> Result<Vec<Segment>> {
+        let mut written = Vec::new();
+        let live = cx.live_at_end(shard)?;
+        for (index, narrow) in narrow {
+            let (index, planned) = (*index, &cx.plan.stages[*index]);
+            let kept = live.on(Input::Stage(index));
+            // Without a single vector there is nothing to compare.
+            if kept.count_set_bits() == 0 || planned.embedding.is_some() && narrow.1 == 0 {
+                continue;
+            }
+            let place = (self.known.len() + shard.id.ordinal()) as u64;
+            let stage = planned.id.to_string();
+            let of = Kept { cx, stage: index, shard, rows: &kept };
+            let checks = if planned.config.named().is_some() {
+                let (segment, checks) = self.write_named(&of, Content::Named { stage: stage.clone(), shard: place })?;
+                written.push(segment);
+                Some(checks)
+            } else {
+                None
+            };
+            written.push(self.write_rows(&of, narrow, checks.as_deref(), Content::Rows { stage, shard: place })?);
+        }
+        Ok(written)
+    }
+
+    /// What the stage compares the kept rows by, and a checksum of each.
+    fn write_named(&self, of: &Kept<'_>, content: Content) -> Result<(Segment, Vec<u64>)> {
+        let Kept { cx, stage, shard, rows: kept } = *of;
+        let mut writer: Option<SegmentWriter<'_>> = None;
+        let mut all = Vec::with_capacity(kept.count_set_bits());
+        read_columns(cx, stage, shard, kept, |made| {
+            let lists = made.columns().last().and_then(|column| column.as_list_opt::<i32>());
+            let lists = lists.ok_or_else(|| Error::internal("a stage that compares rows by something else than lists"))?;
+            all.extend(segments::checks(lists).ok_or_else(|| Error::internal("a stage that compares rows by lists of something else"))?);
+            let schema = segments::named_schema(made.schema().field(made.num_columns() - 1));
+            let columns = vec![Arc::clone(made.column(0)), Arc::new(lists.clone()) as ArrayRef];
+            let batch =
+                RecordBatch::try_new(Arc::clone(&schema), columns).context(Kind::Internal, || "cannot build rows of the state".into())?;
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                None => writer.insert(SegmentWriter::create(&self.store, &schema, true)?),
+            };
+            writer.write(&batch)
+        })?;
+        let writer = writer.ok_or_else(|| Error::internal("kept rows that were not read"))?;
+        Ok((writer.finish(content, self.version())?, all))
+    }
+
+    fn write_rows(
+        &self,
+        of: &Kept<'_>,
+        (narrow, dimensions): &(SchemaRef, usize),
+        checks: Option<&[u64]>,
+        content: Content,
+    ) -> Result<Segment> {
+        let Kept { cx, stage, shard, rows: kept } = *of;
+        let doc_ids = doc_ids(cx, shard, kept)?;
+        let mut fields = vec![
+            Arc::new(Field::new(segments::ROW, DataType::UInt64, false)),
+            Arc::new(Field::new(segments::DOC_ID, DataType::Utf8, true)),
+        ];
+        if checks.is_some() {
+            fields.push(Arc::new(Field::new(CHECK, DataType::UInt64, false)));
+        }
+        fields.extend(narrow.fields().iter().skip(1).cloned());
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let mut writer = SegmentWriter::create(&self.store, &schema, false)?;
+        let mut done = 0;
+        for batch in NarrowReader::of_shard(cx, stage, (narrow, *dimensions), shard, kept.clone())? {
+            let batch = batch?;
+            let rows = batch.num_rows();
+            let numbers = batch.column(0).as_primitive::<UInt64Type>().values().iter().map(|id| RowId::from_bits(*id).row());
+            let mut made: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from_iter_values(numbers)), doc_ids.slice(done, rows)];
+            if let Some(checks) = checks {
+                let of = checks.get(done..done + rows).ok_or_else(|| Error::internal("kept rows that were not read"))?;
+                made.push(Arc::new(UInt64Array::from(of.to_vec())));
+            }
+            made.extend(batch.columns().iter().skip(1).cloned());
+            done += rows;
+            let batch = RecordBatch::try_new(Arc::clone(&schema), made);
+            writer.write(&batch.context(Kind::Internal, || "cannot build rows of the state".into())?)?;
+        }
+        writer.finish(content, self.version())
+    }
+
+    /// Makes the next version: the point from which on the increment counts.
+    pub(super) fn commit(&self, snapshot: &Snapshot, run_id: &RunId, dataset: Dataset, made: Vec<Segment>) -> Result<()> {
+        let base = self.base.as_ref();
+        let mut segments = base.map(|(version, _)| version.segments.clone()).unwrap_or_default();
+        segments.extend(made);
+        self.store.commit(&Version {
+            format: FORMAT,
+            trommel: env!("CARGO_PKG_VERSION").into(),
+            version: self.version(),
+            base: base.map(|(_, hash)| hash.to_string()),
+            stages: self.stages.clone(),
+            run_id: run_id.to_string(),
+            commit_id: commit_id(),
+            dataset,
+            shards: (self.known.len() + snapshot.shards.len()) as u64,
+            rows: base.map_or(0, |(version, _)| version.rows) + snapshot.rows(),
+            segments,
+        })
+    }
+}
+
+/// The rows of a shard that a stage kept.
+#[derive(Clone, Copy)]
+struct Kept<'a> {
+    cx: &'a Arc<RunContext>,
+    stage: usize,
+    shard: &'a Shard,
+    rows: &'a BooleanBuffer,
+}
+
+impl Known for Increment {
+    fn file(&self, source: &str, path: &str, identity: &Identity) -> bool {
+        // The same name, length, time of change and inode: the same bytes, without reading them again.
+        let same = |place: &usize| {
+            let shard = &self.known[*place];
+            (shard.bytes, i128::from(shard.modified_ns), shard.inode) == (identity.bytes, identity.modified_ns, identity.inode)
+        };
+        self.names.get(&(source.to_owned(), path.to_owned())).is_some_and(|places| places.iter().any(same))
+    }
+
+    fn content(&self, hash: &ContentHash) -> bool {
+        self.contents.contains(hash)
+    }
+}
+
+/// Document ids of rows of the state, read forward.
+pub(super) struct DocIds {
+    batches: Box<dyn Iterator<Item = Result<RecordBatch>> + Send>,
+    batch: Option<RecordBatch>,
+    place: usize,
+}
+
+impl DocIds {
+    /// The id of a row, or of the same again.
+    pub(super) fn seek(&mut self, row: u64) -> Result<Option<String>> {
+        loop {
+            if let Some(batch) = &self.batch {
+                let rows = rows_in(batch)?;
+                while self.place < rows.len() && rows[self.place] < row {
+                    self.place += 1;
+                }
+                if rows.get(self.place) == Some(&row) {
+                    let ids = batch.column_by_name(segments::DOC_ID).and_then(|ids| ids.as_string_opt::<i32>());
+                    let ids = ids.ok_or_else(|| Error::state("the state's rows have no document ids"))?;
+                    return Ok(ids.is_valid(self.place).then(|| ids.value(self.place).to_owned()));
+                }
+                if self.place < rows.len() {
+                    break;
+                }
+            }
+            let Some(batch) = self.batches.next() else { break };
+            (self.batch, self.place) = (Some(batch?), 0);
+        }
+        Err(Error::state(format!("the state lacks a row that it kept row=`{row}`")))
+    }
+}
+
+/// The document ids of the rows of a shard that a mask takes.
+fn doc_ids(cx: &RunContext, shard: &Shard, kept: &BooleanBuffer) -> Result<ArrayRef> {
+    if cx.plan.sources[shard.source].roles.id.is_none() {
+        return Ok(new_null_array(&DataType::Utf8, kept.count_set_bits()));
+    }
+    let path = cx.artefacts.file(&cx.scans[shard.id.ordinal()], TABLE);
+    let (mut parts, mut first) = (Vec::new(), 0);
+    for batch in read_table(&path, Some(&[DOC_ID]), 8192)? {
+        let batch = batch.map_err(|error| unreadable(&path, error))?;
+        let mask = BooleanArray::new(kept.slice(first, batch.num_rows()), None);
+        parts.push(filter(batch.column(0), &mask).context(Kind::Internal, || "cannot narrow document ids".into())?);
+        first += batch.num_rows();
+    }
+    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+    concat(&parts).context(Kind::Internal, || "cannot gather document ids".into())
+}
+
+fn rows_in(batch: &RecordBatch) -> Result<&[u64]> {
+    let rows = batch.column_by_name(segments::ROW).and_then(|rows| rows.as_primitive_opt::<UInt64Type>());
+    rows.map(|rows| &**rows.values()).ok_or_else(|| Error::state("the state's rows have no numbers"))
+}
+
+fn row_id(shard: usize, row: u64) -> Option<u64> {
+    ShardId::try_new(shard).and_then(|shard| RowId::try_new(shard, row)).map(RowId::to_bits)
+}
+
+/// The stages that keep rows in a state.
+fn identities(plan: &Plan) -> Vec<StageIdentity> {
+    let keeps = plan.stages.iter().filter(|stage| stage.config.incremental() == Incremental::Compares);
+    keeps
+        .map(|stage| StageIdentity {
+            id: stage.id.to_string(),
+            kind: stage.config.kind().to_owned(),
+            version: stage.config.version(),
+            config: stage.config.canonical(),
+            vectors: None,
+        })
+        .collect()
+}
+
+/// Refuses a state that other stages made.
+fn go_on_from(version: &Version, stages: &[StageIdentity]) -> Result<()> {
+    let refuse = |reason: String| {
+        Err(Error::usage(format!("the state was made by another pipeline: {reason}"))
+            .hint("undo the change, or start a new state: name another folder as `state` and run over all shards"))
+    };
+    for old in &version.stages {
+        let Some(new) = stages.iter().find(|stage| stage.id == old.id) else { return refuse(format!("stage `{}` is gone", old.id)) };
+        if (&new.kind, new.version) != (&old.kind, old.version) {
+            return refuse(format!(
+                "stage `{}` was `{}` version `{}` and is `{}` version `{}`",
+                old.id, old.kind, old.version, new.kind, new.version
+            ));
+        }
+        let nothing = serde_json::Value::Null;
+        for (what, old_value, new_value) in [
+            ("in stage", &old.config, &new.config),
+            ("in what makes the vectors of stage", old.vectors.as_ref().unwrap_or(&nothing), new.vectors.as_ref().unwrap_or(&nothing)),
+        ] {
+            if old_value != new_value {
+                let keys = old_value.as_object().into_iter().flatten().filter(|(key, value)| new_value.get(key) != Some(value));
+                let changed: Vec<String> =
+                    keys.map(|(key, value)| format!("`{key}` was {value} and is {}", new_value.get(key).unwrap_or(&nothing))).collect();
+                return refuse(format!("{what} `{}` {}", old.id, changed.join(", ")));
+            }
+        }
+    }
+    match stages.iter().find(|stage| version.stages.iter().all(|old| old.id != stage.id)) {
+        Some(new) => refuse(format!("stage `{}` is new", new.id)),
+        None => Ok(()),
+    }
+}

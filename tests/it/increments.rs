@@ -1,0 +1,290 @@
+//! Runs that go on from a state: the law that increments keep what one run over all shards keeps, what is recognised, what is refused,
+//! and what several processes, kills and damage leave.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, FixedSizeListArray, RecordBatch, StringArray};
+use arrow::datatypes::Float32Type;
+use proptest::prelude::*;
+
+use crate::fixture::{Corpus, list, trommel};
+
+const STAGES: &str = "  - { id: long, filter: { where: \"length(text) > 3\" } }\n  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase] } }\n  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }";
+
+/// Writes a pipeline that goes on from `state`.
+fn incremental(corpus: &Corpus, stages: &str) {
+    let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+    corpus.pipeline_with(source, stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
+}
+
+fn shard(corpus: &Corpus, name: &str, texts: &[String]) {
+    let rows: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+    corpus.shard(name, &rows);
+}
+
+/// Each dropped row with the row that it names, by ids.
+fn named(corpus: &Corpus, out: &str) -> BTreeMap<String, Option<String>> {
+    let rows = corpus.lineage_of(out).into_iter().filter(|row| row.decision == "drop");
+    rows.map(|row| (row.doc_id.unwrap(), row.kept.is_some().then_some(row.kept_doc_id).flatten())).collect()
+}
+
+/// Texts of few words from a small vocabulary, so that many are equal, many near, and many have words in common.
+fn texts() -> impl Strategy<Value = Vec<Vec<String>>> {
+    let word = prop::sample::select(vec!["ash", "birch", "cedar", "elm", "fir", "Oak", "pine", "yew"]);
+    let text = prop::collection::vec(word, 0..9).prop_map(|words| words.join(" "));
+    prop::collection::vec(prop::collection::vec(text, 1..30), 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// survivors(A, then B, ..) = survivors(one run over all), each dropped row for the same one.
+    #[test]
+    fn increments_keep_what_one_run_keeps(shards in texts(), keep in prop::sample::select(vec!["", ", verify: estimate"]), threads in 1_u8..3) {
+        let stages = STAGES.replace("words: 2 } }", &format!("words: 2 }}{keep} }}"));
+        let whole = Corpus::new();
+        let parts = Corpus::new();
+        incremental(&parts, &stages);
+        let threads = threads.to_string();
+        let (mut kept, mut dropped) = (Vec::new(), BTreeMap::new());
+        for (place, texts) in shards.iter().enumerate() {
+            let name = format!("{place}.parquet");
+            shard(&whole, &name, texts);
+            shard(&parts, &name, texts);
+            parts.run(&["--threads", &threads]).ok();
+            let out = format!("out/{}", place + 1);
+            trommel(parts.path(), &["verify", &out]).ok();
+            kept.extend(parts.kept_of(&out));
+            dropped.extend(named(&parts, &out));
+        }
+        whole.pipeline(&stages).run(&[]).ok();
+        prop_assert_eq!(kept, whole.kept());
+        prop_assert_eq!(dropped, named(&whole, "out"));
+        trommel(parts.path(), &["state", "verify", "state"]).ok();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// The same of vectors, all pairs compared or all cells probed, with bad vectors among them.
+    #[test]
+    fn vectors_too(shards in vectors(), keys in prop::sample::select(vec!["", ", method: ivf, k: 3, probe: 3"])) {
+        let stages = format!("  - {{ id: v, embed: {{ from: vec }} }}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.05{keys} }} }}");
+        let source = "  c: { parquet: { uri: \"in/\", id: id } }";
+        let (whole, parts) = (Corpus::new(), Corpus::new());
+        parts.pipeline_with(source, &stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
+        let (mut kept, mut dropped) = (Vec::new(), BTreeMap::new());
+        for (place, rows) in shards.iter().enumerate() {
+            let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows.len()).map(|row| format!("{place}-{row}"))));
+            let lists = rows.iter().map(|row| row.map(|(a, b)| [Some(a), Some(b)]));
+            let lists: ArrayRef = Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(lists, 2));
+            let batch = RecordBatch::try_from_iter_with_nullable([("id", ids, false), ("vec", lists, true)]).unwrap();
+            let name = format!("{place}.parquet");
+            whole.batch(&name, &batch, 7);
+            parts.batch(&name, &batch, 7);
+            parts.run(&[]).ok();
+            let out = format!("out/{}", place + 1);
+            trommel(parts.path(), &["verify", &out]).ok();
+            kept.extend(parts.kept_of(&out));
+            dropped.extend(named(&parts, &out));
+        }
+        whole.pipeline_with(source, &stages, "parquet: { uri: out }").run(&[]).ok();
+        prop_assert_eq!(kept, whole.kept());
+        prop_assert_eq!(dropped, named(&whole, "out"));
+    }
+}
+
+/// Directions in a plane, null or without direction here and there.
+fn vectors() -> impl Strategy<Value = Vec<Vec<Option<(f32, f32)>>>> {
+    let one = (0_u16..400, 0_u8..20).prop_map(|(angle, kind)| match kind {
+        0 => None,
+        1 => Some((0.0, 0.0)),
+        _ => Some((f32::from(angle) / 60.0).sin_cos()),
+    });
+    prop::collection::vec(prop::collection::vec(one, 1..40), 1..5)
+}
+
+fn two_days() -> Corpus {
+    two_days_of(STAGES)
+}
+
+fn two_days_of(stages: &str) -> Corpus {
+    let corpus = Corpus::new();
+    incremental(&corpus, stages);
+    let texts = |from: usize| (from..from + 40).map(|n| format!("page{0} has{0} the{0} number{0}", n % 50)).collect::<Vec<_>>();
+    shard(&corpus, "1.parquet", &texts(0));
+    corpus.run(&[]).ok();
+    shard(&corpus, "2.parquet", &texts(30));
+    corpus
+}
+
+#[test]
+fn lineage_names_rows_of_earlier_runs() {
+    let corpus = two_days();
+    corpus.run(&[]).ok();
+    let first = corpus.manifest_of("out/1")["run_id"].as_str().unwrap().to_owned();
+    let rows = corpus.lineage_of("out/2");
+    assert_eq!(rows.len(), 40);
+    let earlier: Vec<_> = rows.iter().filter(|row| row.kept_run_id.is_some()).collect();
+    // Numbers 30 to 39 and 0 to 19 were there.
+    assert_eq!(earlier.len(), 30);
+    for row in earlier {
+        assert_eq!((row.kept_run_id.as_deref(), row.kept.as_ref().unwrap().0.as_str()), (Some(first.as_str()), "1.parquet"));
+        assert!(row.kept_doc_id.as_ref().unwrap().starts_with("1-"), "{row:?}");
+    }
+    let why = trommel(corpus.path(), &["why", "out/2", "--id", "2-0"]).ok().stdout;
+    assert!(why.contains("1.parquet:30 of the run"), "{why}");
+    let pairs = trommel(corpus.path(), &["pairs", "out/2"]).ok().stdout;
+    assert!(pairs.contains("30 more name a row that an earlier run kept"), "{pairs}");
+}
+
+#[test]
+fn nothing_new_leaves_no_trace() {
+    let corpus = two_days();
+    corpus.run(&[]).ok();
+    let said = corpus.run(&[]).ok().stdout;
+    assert!(said.contains("nothing new: the state knows all 2 shards (version 2)"), "{said}");
+    // The same bytes under other names, read again or not.
+    fs::rename(corpus.at("in/1.parquet"), corpus.at("in/0.parquet")).unwrap();
+    fs::copy(corpus.at("in/2.parquet"), corpus.at("in/3.parquet")).unwrap();
+    let said = corpus.run(&["--format", "json"]).ok().stdout;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["nothing_new"], &said["known_shards"], &said["state_version"]), (&true.into(), &3.into(), &2.into()));
+    assert!(!corpus.at("out/3").exists());
+    let history = trommel(corpus.path(), &["state", "history", "state"]).ok().stdout;
+    assert_eq!(history.lines().count(), 2, "{history}");
+}
+
+/// Five copies of a page that is known: all fall, each named. No other tool's index does that.
+#[test]
+fn copies_of_a_known_page_all_fall() {
+    let corpus = Corpus::new();
+    incremental(&corpus, "  - { id: near, minhash_dedup: { threshold: 0.8 } }");
+    let page = "the quick brown fox jumps over the lazy dog while nobody looks at it".to_owned();
+    shard(&corpus, "day1.parquet", std::slice::from_ref(&page));
+    corpus.run(&[]).ok();
+    shard(&corpus, "day2.parquet", &vec![page; 5]);
+    corpus.run(&[]).ok();
+    let rows = corpus.lineage_of("out/2");
+    assert_eq!(rows.len(), 5);
+    assert!(rows.iter().all(|row| row.kept_doc_id.as_deref() == Some("day1-0") && row.score == Some(1.0)), "{rows:?}");
+    assert!(corpus.kept_of("out/2").is_empty());
+}
+
+#[test]
+fn another_pipeline_is_refused_with_the_reason() {
+    let corpus = two_days();
+    for (from, to, reason) in [
+        ("threshold: 0.5", "threshold: 0.6", "in stage `near` `threshold` was 0.5 and is 0.6"),
+        ("id: near", "id: nearly", "stage `near` is gone"),
+        ("exact_dedup: { columns: [text], normalize: [lowercase] }", "filter: { where: \"true\" }", "stage `exact` is gone"),
+    ] {
+        incremental(&corpus, &STAGES.replace(from, to));
+        let said = corpus.run(&[]).failed(2);
+        assert!(said.contains(reason) && said.contains("hint:"), "{said}");
+    }
+    for (stage, reason) in [
+        ("minhash_dedup: { threshold: 0.8, rule: components }", "rule: star"),
+        ("semantic_dedup: { epsilon: 0.1, rule: components }", "rule: star"),
+        ("semantic_dedup: { epsilon: 0.1, method: hnsw }", "method: flat"),
+        ("semantic_dedup: { target_keep_fraction: 0.5 }", "another epsilon each time"),
+        ("embedding_whitening: {}", "from one increment to the next"),
+    ] {
+        incremental(&corpus, &format!("  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: s, {stage} }}"));
+        let said = corpus.run(&[]).failed(2);
+        assert!(said.contains(reason) && said.contains("hint:"), "{said}");
+    }
+    incremental(&corpus, STAGES);
+    let said = corpus.run(&["--limit-rows", "5"]).failed(2);
+    assert!(said.contains("--limit-rows"), "{said}");
+    // What decides each row by itself may change.
+    incremental(&corpus, &STAGES.replace("> 3", "> 4"));
+    corpus.run(&[]).ok();
+}
+
+/// A process that was killed between the commit and the renaming of its dataset: the next one finishes it.
+#[test]
+fn a_committed_dataset_gets_its_name() {
+    let corpus = two_days();
+    corpus.run(&[]).ok();
+    let run = corpus.manifest_of("out/2")["run_id"].as_str().unwrap()[..16].to_owned();
+    let part = corpus.at(&format!("out/2.{run}.part"));
+    fs::rename(corpus.at("out/2"), &part).unwrap();
+    corpus.run(&[]).ok();
+    assert!(!part.exists());
+    trommel(corpus.path(), &["verify", "out/2"]).ok();
+}
+
+#[test]
+fn of_many_processes_one_commits() {
+    for round in 0..10 {
+        let corpus = two_days();
+        let count = 2 + round % 4;
+        let children: Vec<_> = (0..count)
+            .map(|_| {
+                Command::new(env!("CARGO_BIN_EXE_trommel"))
+                    .args(["run", "p.yaml", "--quiet"])
+                    .current_dir(corpus.path())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let (mut published, mut nothing) = (0, 0);
+        for child in children {
+            let ended = child.wait_with_output().unwrap();
+            let (said, failed) = (String::from_utf8_lossy(&ended.stdout).into_owned(), String::from_utf8_lossy(&ended.stderr).into_owned());
+            match ended.status.code().unwrap() {
+                0 if said.contains("nothing new") => nothing += 1,
+                0 => published += 1,
+                code => assert_eq!(code, 5, "{failed}"),
+            }
+        }
+        assert_eq!(published, 1, "round {round}: {nothing} found nothing new");
+        assert!(corpus.at("out/2").exists() && !corpus.at("out/3").exists());
+        trommel(corpus.path(), &["verify", "out/2"]).ok();
+        trommel(corpus.path(), &["state", "verify", "state"]).ok();
+    }
+}
+
+/// Every file of a state with one byte changed: `state verify` names it, and no run uses it in silence.
+#[test]
+fn a_damaged_state_is_named_and_not_used() {
+    let corpus = two_days_of("  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }");
+    let mut files: Vec<PathBuf> = Vec::new();
+    list(&corpus.at("state"), &mut files);
+    assert_eq!(files.len(), 4, "{files:?}");
+    for file in files {
+        let whole = fs::read(&file).unwrap();
+        for place in (0..whole.len()).step_by(1 + whole.len() / 40) {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 0x21;
+            fs::write(&file, &bytes).unwrap();
+            let verified = trommel(corpus.path(), &["state", "verify", "state"]);
+            let name = file.file_name().unwrap().to_str().unwrap();
+            // The manifest of the newest version has no hash above it: a byte of a word in it may pass.
+            if verified.code == 0 {
+                assert!(file.starts_with(corpus.at("state/manifest")), "{} at {place}", file.display());
+                continue;
+            }
+            assert!(verified.code == 4, "{} at {place}: {}", file.display(), verified.stderr);
+            if file.starts_with(corpus.at("state/segments")) {
+                assert!(verified.stdout.contains(name), "{}", verified.stdout);
+            }
+        }
+        let mut bytes = whole.clone();
+        bytes.iter_mut().skip(8).take(whole.len() / 2).for_each(|byte| *byte ^= 0x55);
+        fs::write(&file, &bytes).unwrap();
+        let ran = corpus.run(&[]);
+        assert!(ran.code == 4 && ran.stderr.contains("hint:") && !ran.stderr.contains("panicked"), "{}", ran.stderr);
+        assert!(!corpus.at("out/2").exists());
+        fs::write(&file, &whole).unwrap();
+    }
+    corpus.run(&[]).ok();
+}
