@@ -22,7 +22,8 @@ const MEMORY_UNKNOWN: usize = 4 << 30;
 #[command(after_help = "Examples:
   trommel run pipelines/quickstart.yaml
   trommel run daily.yaml --overwrite --memory 8GiB --threads 4
-  trommel run daily.yaml --limit-rows 10000 --set sink.parquet.uri=../try")]
+  trommel run daily.yaml --limit-rows 10000 --set sink.parquet.uri=../try
+  trommel run daily.yaml --dry-run")]
 pub struct RunArguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
@@ -34,6 +35,9 @@ pub struct RunArguments {
     /// Only the first N rows of the corpus: for a first try
     #[arg(long, value_name = "N")]
     limit_rows: Option<u64>,
+    /// Say what would be dropped, and write neither a dataset nor a version of the state; what was computed is kept for the run
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// What a run may use of the machine.
@@ -70,6 +74,7 @@ impl MachineArguments {
             batch_rows: self.batch_rows as usize,
             limit_rows,
             overwrite,
+            dry_run: false,
             root: root(global)?,
             onnxruntime: self.onnxruntime.clone(),
         })
@@ -79,7 +84,8 @@ impl MachineArguments {
 /// Runs the command.
 pub(crate) fn run(arguments: &RunArguments, global: &Global, out: &mut dyn Write) -> Result<()> {
     let prepared = prepare(&arguments.pipeline, global)?;
-    let options = arguments.machine.options(global, arguments.overwrite, arguments.limit_rows)?;
+    let mut options = arguments.machine.options(global, arguments.overwrite, arguments.limit_rows)?;
+    options.dry_run = arguments.dry_run;
     let telemetry = Telemetry::new(global.quiet);
     let ran = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
     match global.format {

@@ -130,7 +130,7 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
     if dropped > rows {
         return Err(Error::internal(format!("stage `{}` dropped more rows than reach it", planned.id)));
     }
-    let receipt = Receipt { files, facts };
+    let receipt = Receipt::new(files, facts);
     cx.artefacts.commit(&key, &receipt)?;
     Ok((Decided::new(key, receipt), false))
 }

@@ -141,7 +141,7 @@ pub(super) fn write_table(
             shard.path, file.rows
         )));
     }
-    cx.artefacts.commit(key, &Receipt { files: vec![file], facts })
+    cx.artefacts.commit(key, &Receipt::new(vec![file], facts))
 }
 
 /// The sums of what the tasks counted.

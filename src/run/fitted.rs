@@ -80,7 +80,7 @@ async fn fit(cx: &Arc<RunContext>, stage: usize, key: &TaskKey, rows: u64) -> Re
         .await
         .map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;
     let file = write(&cx.artefacts.begin(key)?, &fitted.map)?;
-    let receipt = Receipt { files: vec![file], facts: fitted.report };
+    let receipt = Receipt::new(vec![file], fitted.report);
     cx.artefacts.commit(key, &receipt)?;
     Ok(receipt)
 }

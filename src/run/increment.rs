@@ -92,7 +92,8 @@ impl Increment {
 
     /// What the plan of the run says of the state.
     pub(super) fn canonical(&self) -> serde_json::Value {
-        let base = self.base.as_ref().map(|(version, hash)| serde_json::json!({"manifest": hash.to_string(), "version": version.version}));
+        // The run's id holds its plan, its inputs and its own base: no two histories have the same.
+        let base = self.base.as_ref().map(|(version, _)| serde_json::json!({"run_id": version.run_id, "version": version.version}));
         serde_json::json!({"base": base})
     }
 

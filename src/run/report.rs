@@ -13,6 +13,8 @@ use crate::telemetry::{bytes, count};
 pub struct Summary {
     /// The folder of the dataset.
     pub sink: PathBuf,
+    /// Whether it was written: not in a dry run.
+    pub published: bool,
     /// Its manifest.
     pub manifest: Manifest,
     /// The circumstances.
@@ -24,6 +26,7 @@ impl Summary {
     #[must_use]
     pub fn json(&self) -> Value {
         json!({
+            "dry_run": !self.published,
             "output": self.sink.display().to_string(),
             "run_id": self.manifest.run_id,
             "rows": {"input": self.manifest.rows.input, "kept": self.manifest.rows.kept, "dropped": self.manifest.rows.dropped, "rejected": self.manifest.rows.rejected},
@@ -62,7 +65,10 @@ impl Summary {
         }
         let data: u64 = self.manifest.files.iter().filter(|file| file.kind != "lineage").map(|file| file.bytes).sum();
         let input: u64 = self.manifest.inputs.iter().map(|input| input.bytes).sum();
-        let _ = write!(text, "{} of shards read, {} written", bytes(input), bytes(data));
+        let _ = write!(text, "{} of shards read", bytes(input));
+        if self.published {
+            let _ = write!(text, ", {} written", bytes(data));
+        }
         if self.record.bytes_written > 0 {
             let _ = write!(
                 text,
@@ -80,7 +86,10 @@ impl Summary {
             count(self.record.tasks_cached),
             count(self.record.tasks_cached + self.record.tasks_run)
         );
-        let _ = writeln!(text, "\n{}", self.sink.display());
+        let _ = match self.published {
+            true => writeln!(text, "\n{}", self.sink.display()),
+            false => writeln!(text, "\ndry run: nothing was written to {}", self.sink.display()),
+        };
         text
     }
 }

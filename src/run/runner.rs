@@ -37,6 +37,9 @@ use crate::storage::local::{self, Selection};
 use crate::storage::uri::{self, Root};
 use crate::telemetry::{Stopwatch, Telemetry, memory, unix_seconds};
 
+/// The folder for overflow in the work folder.
+const SPILL: &str = "spill";
+
 /// What the command line says of a run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
@@ -50,6 +53,8 @@ pub struct RunOptions {
     pub limit_rows: Option<u64>,
     /// Replace an existing dataset.
     pub overwrite: bool,
+    /// Decide, and write neither a dataset nor a version of the state.
+    pub dry_run: bool,
     /// Where every path must lie.
     pub root: Option<Root>,
     /// The ONNX Runtime library.
@@ -363,14 +368,14 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         problems.into_result(&prepared.file.display().to_string())?;
     }
     let increment = match &prepared.state {
-        Some(folder) => Some(Increment::open(folder, &prepared.plan, true)?),
+        Some(folder) => Some(Increment::open(folder, &prepared.plan, !options.dry_run)?),
         None => None,
     };
     let sink = prepared.sink(increment.as_ref());
     // With a state, what is new is known only after the shards were listed: with nothing new, an output that is there is no conflict.
-    let mut held = if increment.is_none() { Some(Held::take(&sink, options.overwrite)?) } else { None };
+    let mut held = if increment.is_none() && !options.dry_run { Some(Held::take(&sink, options.overwrite)?) } else { None };
     local::create_dir_all(&prepared.work)?;
-    let spill_folder = prepared.work.join("spill");
+    let spill_folder = prepared.work.join(SPILL);
     local::create_dir_all(&spill_folder)?;
     let engine = Arc::new(Engine::start(EngineOptions {
         threads: options.threads,
@@ -388,10 +393,9 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         phase.finish();
         return Ok(Ran::NothingNew { known, version: increment.version() - 1 });
     }
-    let held = match held.take() {
-        Some(held) => held,
-        None => Held::take(&sink, options.overwrite)?,
-    };
+    if increment.is_some() && !options.dry_run {
+        held = Some(Held::take(&sink, options.overwrite)?);
+    }
     if increment.is_some() {
         telemetry.note(&format!("shards known to the state: {known}; new: {}", snapshot.shards.len()));
     }
@@ -426,7 +430,7 @@ pub(super) fn scan_keys(plan: &Plan, snapshot: &Snapshot, schemas: &[SchemaRef])
 async fn carry_out(
     prepared: &Prepared,
     options: &RunOptions,
-    (sink, held): (PathBuf, Held),
+    (sink, held): (PathBuf, Option<Held>),
     mut context: RunContext,
     schemas: &[SchemaRef],
     embedders: &BTreeMap<usize, SharedEmbedder>,
@@ -477,6 +481,15 @@ async fn carry_out(
         .map(|shard| (cx.plan.sources[shard.source].id.to_string(), shard.path.clone(), shard.hash, shard.rows_used))
         .collect();
     let run_id = manifest::run_id(&canonical, &inputs);
+    let Some(held) = held else {
+        // The lineage is what counts what every stage dropped, and what checks that no row is lost.
+        let folder = local::TemporaryFolder::create_in(&prepared.work.join(SPILL))?;
+        local::create_dir_all(&folder.path().join("lineage"))?;
+        let lineages = lineage::write(&cx, folder.path(), &run_id.to_string()).await?;
+        let manifest = manifest_of(&cx, canonical, run_id.to_string(), &lineages, &[], &reports);
+        let record = record(&cx, prepared, options, (started_unix, clock), &[], (tasks_cached, tasks_run));
+        return Ok(Summary { sink, published: false, manifest, record });
+    };
     let mut publication = Publication::begin(held, &run_id)?;
     let folder = publication.folder().to_owned();
     local::create_dir_all(&folder.join("lineage"))?;
@@ -508,26 +521,7 @@ async fn carry_out(
         Some(increment) => increment.write(&cx, &run_id).await?,
         None => Vec::new(),
     };
-    let record = RunRecord {
-        started_unix,
-        seconds: clock.elapsed().as_secs_f64(),
-        trommel: env!("CARGO_PKG_VERSION").into(),
-        threads: options.threads,
-        memory_bytes: options.memory_bytes as u64,
-        peak_memory_bytes: memory::peak_bytes(),
-        pipeline: prepared.file.display().to_string(),
-        sources: prepared.sources.iter().map(|source| (source.name.clone(), source.base.display().to_string())).collect(),
-        work: prepared.work.display().to_string(),
-        phases: telemetry
-            .phases()
-            .into_iter()
-            .map(|phase| PhaseRecord { name: phase.name, seconds: phase.time.as_secs_f64(), bytes: phase.bytes })
-            .collect(),
-        bytes_copied: data.iter().map(|file| file.written.bytes_copied).sum(),
-        bytes_written: data.iter().map(|file| file.written.bytes_copied + file.written.bytes_encoded).sum(),
-        tasks_cached,
-        tasks_run,
-    };
+    let record = record(&cx, prepared, options, (started_unix, clock), &data, (tasks_cached, tasks_run));
     record.write(&folder)?;
     cx.engine.stop().check()?;
     if let Some(increment) = &cx.increment {
@@ -544,7 +538,39 @@ async fn carry_out(
         publication.committed();
     }
     publication.publish()?;
-    Ok(Summary { sink, manifest, record })
+    Ok(Summary { sink, published: true, manifest, record })
+}
+
+/// The circumstances of a run.
+fn record(
+    cx: &RunContext,
+    prepared: &Prepared,
+    options: &RunOptions,
+    (started_unix, clock): (u64, Stopwatch),
+    data: &[DataFile],
+    (tasks_cached, tasks_run): (u64, u64),
+) -> RunRecord {
+    RunRecord {
+        started_unix,
+        seconds: clock.elapsed().as_secs_f64(),
+        trommel: env!("CARGO_PKG_VERSION").into(),
+        threads: options.threads,
+        memory_bytes: options.memory_bytes as u64,
+        peak_memory_bytes: memory::peak_bytes(),
+        pipeline: prepared.file.display().to_string(),
+        sources: prepared.sources.iter().map(|source| (source.name.clone(), source.base.display().to_string())).collect(),
+        work: prepared.work.display().to_string(),
+        phases: cx
+            .telemetry
+            .phases()
+            .into_iter()
+            .map(|phase| PhaseRecord { name: phase.name, seconds: phase.time.as_secs_f64(), bytes: phase.bytes })
+            .collect(),
+        bytes_copied: data.iter().map(|file| file.written.bytes_copied).sum(),
+        bytes_written: data.iter().map(|file| file.written.bytes_copied + file.written.bytes_encoded).sum(),
+        tasks_cached,
+        tasks_run,
+    }
 }
 
 /// The context alone again: tasks that shared it have ended.

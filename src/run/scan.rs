@@ -182,7 +182,7 @@ fn row_numbers(batch: &RecordBatch) -> &[u64] {
 
 /// A receipt of one table.
 pub(super) fn receipt(file: ReceiptFile) -> Receipt {
-    Receipt { files: vec![file], facts: Map::new() }
+    Receipt::new(vec![file], Map::new())
 }
 
 fn output_schema(plan: &Plan, steps: &[Step], has_id: bool) -> SchemaRef {

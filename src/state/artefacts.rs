@@ -47,6 +47,30 @@ pub struct ReceiptFile {
     pub rows: u64,
 }
 
+impl Receipt {
+    /// A receipt of these files. Numbers are rounded to the 15 digits that survive being written and read: what is told of a task is the
+    /// same whether it has just been done or is found done.
+    #[must_use]
+    pub fn new(files: Vec<ReceiptFile>, mut facts: Map<String, Value>) -> Self {
+        facts.values_mut().for_each(round);
+        Self { files, facts }
+    }
+}
+
+fn round(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let rounded = number.as_f64().and_then(|number| format!("{number:.14e}").parse().ok());
+            if let Some(rounded) = rounded.and_then(serde_json::Number::from_f64) {
+                *number = rounded;
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(round),
+        Value::Object(values) => values.values_mut().for_each(round),
+        _ => {}
+    }
+}
+
 /// The artefacts of a work folder.
 #[derive(Debug, Clone)]
 pub struct Artefacts {
@@ -104,7 +128,8 @@ impl Artefacts {
         if !local::exists(&path)? {
             return Ok(None);
         }
-        let Ok(receipt) = serde_json::from_slice::<Receipt>(&local::read_to_vec(&path, 1 << 30)?) else { return Ok(None) };
+        let Ok(Receipt { files, facts }) = serde_json::from_slice(&local::read_to_vec(&path, 1 << 30)?) else { return Ok(None) };
+        let receipt = Receipt::new(files, facts);
         for file in &receipt.files {
             let path = self.file(key, &file.name);
             if !local::exists(&path)? {
@@ -200,4 +225,26 @@ pub fn unreadable(path: &Path, error: arrow::error::ArrowError) -> Error {
     Error::state(format!("cannot read an artefact path=`{}`", path.display()))
         .caused_by(error)
         .hint("delete the work folder and run again: results do not change")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        /// A reader of JSON may be off by the last bit of a double.
+        #[test]
+        fn what_is_found_done_is_what_was_done(bits in any::<u64>(), plain in -1.0_f64..1.0) {
+            for number in [f64::from_bits(bits), plain, plain / 3.0] {
+                let facts = json!({"list": [{"number": number}], "plain": plain}).as_object().unwrap().clone();
+                let receipt = Receipt::new(Vec::new(), facts);
+                let Receipt { files, facts } = serde_json::from_slice(&serde_json::to_vec(&receipt).unwrap()).unwrap();
+                let again = Receipt::new(files, facts);
+                prop_assert_eq!(receipt.facts, again.facts);
+            }
+        }
+    }
 }

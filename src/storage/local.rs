@@ -374,7 +374,14 @@ impl TemporaryFolder {
     /// # Errors
     /// Kind storage when it cannot be made.
     pub fn create() -> Result<Self> {
-        let base = std::env::temp_dir();
+        Self::create_in(&std::env::temp_dir())
+    }
+
+    /// Makes one in this folder.
+    ///
+    /// # Errors
+    /// Kind storage when it cannot be made.
+    pub fn create_in(base: &Path) -> Result<Self> {
         let process = std::process::id();
         for attempt in 0..1000_u32 {
             let path = base.join(format!("trommel-{process}-{attempt}"));

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Instant;
 
 use arrow::array::{ArrayRef, FixedSizeListArray, RecordBatch, StringArray};
 use arrow::datatypes::Float32Type;
@@ -218,6 +220,72 @@ fn a_committed_dataset_gets_its_name() {
     corpus.run(&[]).ok();
     assert!(!part.exists());
     trommel(corpus.path(), &["verify", "out/2"]).ok();
+}
+
+#[test]
+fn a_dry_run_says_and_writes_nothing() {
+    let corpus = two_days();
+    let files = |folder: &str| {
+        let mut files = Vec::new();
+        list(&corpus.at(folder), &mut files);
+        files
+    };
+    let (state, out) = (files("state"), files("out"));
+    let said = corpus.run(&["--dry-run"]).ok().stdout;
+    assert!(said.contains("dry run: nothing was written") && said.contains("rows kept"), "{said}");
+    assert_eq!((files("state"), files("out")), (state, out));
+    let dry: serde_json::Value = serde_json::from_str(&corpus.run(&["--dry-run", "--format", "json"]).ok().stdout).unwrap();
+    let run: serde_json::Value = serde_json::from_str(&corpus.run(&["--format", "json"]).ok().stdout).unwrap();
+    assert_eq!((&dry["rows"], &dry["stages"], &dry["run_id"]), (&run["rows"], &run["stages"], &run["run_id"]));
+    assert_eq!((&dry["dry_run"], &run["dry_run"]), (&true.into(), &false.into()));
+    // Without a state it does not mind an output that is there.
+    let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+    corpus.pipeline_with(source, STAGES, "parquet: { uri: plain }").run(&[]).ok();
+    corpus.run(&["--dry-run"]).ok();
+}
+
+/// Killed at any time, on one thread or two: the state is whole, a dataset is there whole or not at all, and what is made in the end is
+/// what an undisturbed run makes.
+#[test]
+fn killed_increments_end_alike() {
+    let undisturbed = two_days();
+    let since = Instant::now();
+    undisturbed.run(&[]).ok();
+    let whole = since.elapsed();
+    let tree = |corpus: &Corpus, out: &str| {
+        let mut files = Vec::new();
+        list(&corpus.at(out), &mut files);
+        let name = |file: &PathBuf| file.strip_prefix(corpus.path()).unwrap().to_str().unwrap().to_owned();
+        files
+            .iter()
+            .filter(|file| !file.ends_with("run.json"))
+            .map(|file| (name(file), blake3::hash(&fs::read(file).unwrap()).to_string()))
+            .collect::<Vec<_>>()
+    };
+    let mut killed = 0;
+    for round in 0..3_u32 {
+        let corpus = two_days();
+        for attempt in 0..8_u32 {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_trommel"))
+                .args(["run", "p.yaml", "--quiet", "--threads", if attempt % 2 == 0 { "1" } else { "2" }])
+                .current_dir(corpus.path())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            sleep(whole * (attempt + 3 * round) / 12);
+            child.kill().unwrap();
+            killed += u32::from(!child.wait().unwrap().success());
+            trommel(corpus.path(), &["state", "verify", "state"]).ok();
+            if corpus.at("out/2").exists() {
+                assert_eq!(tree(&corpus, "out/2"), tree(&undisturbed, "out/2"));
+            }
+        }
+        corpus.run(&[]).ok();
+        assert_eq!(tree(&corpus, "out"), tree(&undisturbed, "out"), "round {round}");
+        assert_eq!(trommel(corpus.path(), &["state", "history", "state"]).ok().stdout.lines().count(), 2);
+    }
+    assert!(killed > 0);
 }
 
 #[test]
