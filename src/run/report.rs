@@ -86,10 +86,8 @@ impl Summary {
             count(self.record.tasks_cached),
             count(self.record.tasks_cached + self.record.tasks_run)
         );
-        let _ = match self.published {
-            true => writeln!(text, "\n{}", self.sink.display()),
-            false => writeln!(text, "\ndry run: nothing was written to {}", self.sink.display()),
-        };
+        let unpublished = if self.published { "" } else { "dry run: nothing was written to " };
+        let _ = writeln!(text, "\n{unpublished}{}", self.sink.display());
         text
     }
 }
