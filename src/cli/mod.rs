@@ -5,6 +5,7 @@ mod difference;
 pub mod doctor;
 mod evidence;
 mod excerpt;
+pub mod gc;
 pub mod init;
 pub mod output;
 pub mod pairs;
@@ -107,6 +108,8 @@ enum Command {
 An editor with a YAML language server takes it from the first line of a pipeline file:
   # yaml-language-server: $schema=trommel.schema.json")]
     Schema,
+    /// Remove what no run will ask for again from the work folder of a pipeline, and from its state
+    Gc(gc::GcArguments),
     /// Look at a state: what it holds, how it came about, whether its files are whole
     State(state::StateArguments),
     /// Show what this machine has: cores, CPU features, memory, ONNX Runtime
@@ -150,6 +153,7 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Pairs(arguments) => pairs::pairs(&arguments, &global, &mut out),
         Command::Init(arguments) => init::init(&arguments, &global, &mut out),
         Command::Dedup(arguments) => dedup::dedup(&arguments, &global, &mut out),
+        Command::Gc(arguments) => gc::gc(&arguments, &global, &mut out),
         Command::State(arguments) => state::state(&arguments, &global, &mut out),
         Command::Schema => schema::run(&mut out),
         Command::Doctor(arguments) => doctor::doctor(&arguments, &global, &mut out),

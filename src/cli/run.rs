@@ -38,6 +38,9 @@ pub struct RunArguments {
     /// Say what would be dropped, and write neither a dataset nor a version of the state; what was computed is kept for the run
     #[arg(long)]
     dry_run: bool,
+    /// Compute everything anew, whatever earlier runs have left in the work folder
+    #[arg(long)]
+    fresh: bool,
 }
 
 /// What a run may use of the machine.
@@ -75,6 +78,7 @@ impl MachineArguments {
             limit_rows,
             overwrite,
             dry_run: false,
+            fresh: false,
             root: root(global)?,
             onnxruntime: self.onnxruntime.clone(),
         })
@@ -86,6 +90,7 @@ pub(crate) fn run(arguments: &RunArguments, global: &Global, out: &mut dyn Write
     let prepared = prepare(&arguments.pipeline, global)?;
     let mut options = arguments.machine.options(global, arguments.overwrite, arguments.limit_rows)?;
     options.dry_run = arguments.dry_run;
+    options.fresh = arguments.fresh;
     let telemetry = Telemetry::new(global.quiet);
     let ran = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
     match global.format {

@@ -53,6 +53,8 @@ pub struct RunOptions {
     pub limit_rows: Option<u64>,
     /// Replace an existing dataset.
     pub overwrite: bool,
+    /// Use nothing that earlier runs have computed.
+    pub fresh: bool,
     /// Decide, and write neither a dataset nor a version of the state.
     pub dry_run: bool,
     /// Where every path must lie.
@@ -111,6 +113,18 @@ impl Prepared {
             (Some(increment), Some(sink)) => PathBuf::from(sink.replace("{version}", &increment.version().to_string())),
             _ => self.sink.clone(),
         }
+    }
+
+    /// The work folder.
+    #[must_use]
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// The folder of the state, if there is one.
+    #[must_use]
+    pub fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
     }
 
     /// Looks at the shards that are new to a state; and how many are known.
@@ -409,7 +423,7 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
     let context = RunContext {
         engine: Arc::clone(&engine),
         cluster: LocalCluster::new(Arc::clone(&engine)),
-        artefacts: Artefacts::open(&prepared.work)?,
+        artefacts: Artefacts::open(&prepared.work, options.fresh)?,
         plan: Arc::clone(&prepared.plan),
         scans: scan_keys(&prepared.plan, &snapshot, &schemas),
         snapshot,
@@ -538,6 +552,7 @@ async fn carry_out(
         publication.committed();
     }
     publication.publish()?;
+    cx.artefacts.write_used(&prepared.work)?;
     Ok(Summary { sink, published: true, manifest, record })
 }
 

@@ -3,8 +3,9 @@
 //! An artefact without a receipt is garbage from a run that ended early; one with a receipt is the task's result, whoever made
 //! it. A file that does not have the length and hash of its receipt is not used, and its task runs again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 use super::vectors;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::TaskKey;
+use crate::storage::lock::Lock;
 use crate::storage::{checksum, local};
 
 /// The format of artefacts; part of every task key.
@@ -71,24 +73,84 @@ fn round(value: &mut Value) {
     }
 }
 
+/// The folder of all artefacts in a work folder.
+const FOLDER: &str = "artefacts";
+/// Names in a work folder: of the lock that runs share, and of the list of what the newest one used.
+const LOCK: &str = ".lock";
+const USED: &str = "used.json";
+
 /// The artefacts of a work folder.
 #[derive(Debug, Clone)]
 pub struct Artefacts {
     folder: PathBuf,
+    /// What this process has found or made; whether it made it.
+    used: Arc<Mutex<BTreeMap<TaskKey, bool>>>,
+    /// Whether only what this process makes counts.
+    fresh: bool,
+    _lock: Option<Arc<Lock>>,
 }
 
 impl Artefacts {
-    /// Those under `work`.
-    pub fn open(work: &Path) -> Result<Self> {
-        let folder = work.join("artefacts");
+    /// Those under `work`; `fresh`: what is there does not count. As long as they are held, none is collected as garbage.
+    ///
+    /// # Errors
+    /// Kind conflict while garbage is collected, kind storage.
+    pub fn open(work: &Path, fresh: bool) -> Result<Self> {
+        let folder = work.join(FOLDER);
         local::create_dir_all(&folder)?;
-        Ok(Self { folder })
+        let lock = Lock::share(&work.join(LOCK), "the work folder")?;
+        Ok(Self { folder, used: Arc::default(), fresh, _lock: Some(Arc::new(lock)) })
+    }
+
+    /// Keeps all runs out of a work folder.
+    pub(super) fn hold_alone(work: &Path) -> Result<Lock> {
+        Lock::take(&work.join(LOCK), "the work folder")
+    }
+
+    /// Writes which artefacts this process has used: what the garbage collector keeps.
+    ///
+    /// # Errors
+    /// Kind storage.
+    pub fn write_used(&self, work: &Path) -> Result<()> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys: Vec<String> = used.keys().map(ToString::to_string).collect();
+        let text = serde_json::to_vec(&keys).context(Kind::Internal, || "cannot list artefacts".into())?;
+        local::write_file_unsynced(&work.join(USED), &text)?;
+        Ok(())
+    }
+
+    /// The folders of artefacts that the newest finished run did not use; all of them where none has finished.
+    pub(super) fn unused(work: &Path) -> Result<Vec<PathBuf>> {
+        let (folder, list) = (work.join(FOLDER), work.join(USED));
+        if !local::exists(&folder)? {
+            return Ok(Vec::new());
+        }
+        let used: BTreeSet<String> = if local::exists(&list)? {
+            // A list that is damaged costs time, and never a result.
+            serde_json::from_slice(&local::read_to_vec(&list, 1 << 30)?).unwrap_or_default()
+        } else {
+            BTreeSet::new()
+        };
+        let mut folders = BTreeSet::new();
+        for file in local::list_all_files(&folder)? {
+            let mut parts = file.split('/');
+            if let (Some(start), Some(rest), Some(_)) = (parts.next(), parts.next(), parts.next())
+                && !used.contains(&format!("{start}{rest}"))
+            {
+                folders.insert(folder.join(start).join(rest));
+            }
+        }
+        Ok(folders.into_iter().collect())
+    }
+
+    fn note(&self, key: &TaskKey, made: bool) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner).entry(*key).or_default() |= made;
     }
 
     /// Those under `work`, if the folder is there: for `plan`, which writes nothing.
     #[must_use]
     pub fn existing(work: &Path) -> Self {
-        Self { folder: work.join("artefacts") }
+        Self { folder: work.join(FOLDER), used: Arc::default(), fresh: false, _lock: None }
     }
 
     /// The folder of one artefact.
@@ -119,13 +181,15 @@ impl Artefacts {
     pub fn commit(&self, key: &TaskKey, receipt: &Receipt) -> Result<()> {
         let text = serde_json::to_vec(receipt).context(Kind::Internal, || "cannot write a receipt".into())?;
         local::write_file_unsynced(&self.receipt_path(key), &text)?;
+        self.note(key, true);
         Ok(())
     }
 
     /// The receipt of a task that is done and whose files are whole.
     pub fn receipt(&self, key: &TaskKey) -> Result<Option<Receipt>> {
         let path = self.receipt_path(key);
-        if !local::exists(&path)? {
+        let made = self.used.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(false);
+        if !local::exists(&path)? || self.fresh && !made {
             return Ok(None);
         }
         let Ok(Receipt { files, facts }) = serde_json::from_slice(&local::read_to_vec(&path, 1 << 30)?) else { return Ok(None) };
@@ -140,6 +204,7 @@ impl Artefacts {
                 return Ok(None);
             }
         }
+        self.note(key, false);
         Ok(Some(receipt))
     }
 }

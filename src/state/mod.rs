@@ -3,6 +3,7 @@
 
 pub mod artefacts;
 pub mod chain;
+pub mod collect;
 pub mod commit;
 pub mod lineage;
 pub mod manifest;

@@ -30,7 +30,7 @@ pub const DOC_ID: &str = "doc_id";
 /// A checksum of what the stage compares the row by.
 pub const CHECK: &str = "check";
 /// Bytes of a page from which single rows are read.
-const PAGE_BYTES: usize = 64 << 10;
+const PAGE_BYTES: usize = 16 << 10;
 /// Rows of a batch.
 const BATCH_ROWS: usize = 4096;
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-const COMMANDS: [&str; 11] = ["run", "validate", "plan", "verify", "why", "pairs", "init", "dedup", "state", "schema", "doctor"];
+const COMMANDS: [&str; 12] = ["run", "validate", "plan", "verify", "why", "pairs", "init", "dedup", "state", "gc", "schema", "doctor"];
 
 fn help(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trommel"));

@@ -289,6 +289,24 @@ fn killed_increments_end_alike() {
 }
 
 #[test]
+fn garbage_in_a_state_is_what_no_version_lists() {
+    let corpus = two_days();
+    corpus.run(&[]).ok();
+    let mut files = Vec::new();
+    list(&corpus.at("state"), &mut files);
+    for name in ["segments/0123.parquet", "segments/.segment.parquet.1.0.tmp", "manifest/.00000000000000000003.json.1.0.tmp"] {
+        fs::write(corpus.at("state").join(name), "left by a killed run").unwrap();
+    }
+    let said = trommel(corpus.path(), &["gc", "p.yaml"]).ok().stdout;
+    assert!(said.contains("removed") && !said.starts_with("0 files"), "{said}");
+    let mut left = Vec::new();
+    list(&corpus.at("state"), &mut left);
+    assert_eq!(left, files);
+    trommel(corpus.path(), &["state", "verify", "state"]).ok();
+    assert!(corpus.run(&[]).ok().stdout.contains("nothing new"));
+}
+
+#[test]
 fn of_many_processes_one_commits() {
     for round in 0..10 {
         let corpus = two_days();

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 
-use crate::fixture::{Corpus, read_parquet, texts, write_shard};
+use serde_json::Value;
+
+use crate::fixture::{Corpus, Ran, list, read_parquet, texts, trommel, write_shard};
 
 const EXACT: &str = "  - { id: exact, exact_dedup: { columns: [text] } }";
 
@@ -115,10 +117,10 @@ fn a_cached_run_gives_the_same_bytes_and_embeds_nothing_again() {
     let first = corpus.tree_hash();
     corpus.run(&["--overwrite"]).ok();
     assert_eq!(corpus.tree_hash(), first);
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap();
+    let record: Value = serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap();
     assert_eq!(record["tasks_run"], 0, "{record}");
     corpus.run(&["--overwrite", "--set", "stages.near.epsilon=0.3"]).ok();
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap();
+    let record: Value = serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap();
     assert_eq!(record["tasks_run"], 1, "a changed threshold runs its barrier alone: {record}");
 }
 
@@ -132,7 +134,7 @@ fn changes_downstream_embed_nothing_and_new_shards_only_themselves() {
     // Which vectors there are, and when each was made.
     let vectors = || {
         let mut files = Vec::new();
-        crate::fixture::list(&corpus.at(".trommel/t/artefacts"), &mut files);
+        list(&corpus.at(".trommel/t/artefacts"), &mut files);
         files.retain(|file| file.ends_with("vectors.parquet"));
         files.into_iter().map(|file| (file.clone(), fs::metadata(file).unwrap().modified().unwrap())).collect::<BTreeSet<_>>()
     };
@@ -204,7 +206,7 @@ fn a_damaged_artefact_is_made_again() {
     corpus.pipeline(EXACT).run(&[]).ok();
     let first = corpus.tree_hash();
     let mut files = Vec::new();
-    crate::fixture::list(&corpus.at(".trommel/t/artefacts"), &mut files);
+    list(&corpus.at(".trommel/t/artefacts"), &mut files);
     for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "parquet")) {
         let mut bytes = fs::read(file).unwrap();
         let middle = bytes.len() / 2;
@@ -213,6 +215,48 @@ fn a_damaged_artefact_is_made_again() {
     }
     corpus.run(&["--overwrite"]).ok();
     assert_eq!(corpus.tree_hash(), first);
+}
+
+fn record(corpus: &Corpus) -> Value {
+    serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn fresh_runs_use_nothing_and_give_the_same() {
+    let corpus = Corpus::new();
+    repeated(&corpus);
+    corpus.pipeline("  - { id: exact, exact_dedup: { columns: [text] } }").run(&[]).ok();
+    let (wanted, tasks) = (corpus.tree_hash(), record(&corpus)["tasks_run"].clone());
+    corpus.run(&["--overwrite"]).ok();
+    assert_eq!(record(&corpus)["tasks_run"], 0);
+    corpus.run(&["--overwrite", "--fresh"]).ok();
+    assert_eq!((&record(&corpus)["tasks_run"], &record(&corpus)["tasks_cached"]), (&tasks, &0.into()));
+    assert_eq!(corpus.tree_hash(), wanted);
+}
+
+#[test]
+fn garbage_is_what_the_newest_run_did_not_use() {
+    let corpus = Corpus::new();
+    repeated(&corpus);
+    let (old, new) =
+        ("  - { id: exact, exact_dedup: { columns: [text] } }", "  - { id: exact, exact_dedup: { columns: [text], keep: last } }");
+    corpus.pipeline(old).run(&[]).ok();
+    corpus.pipeline(new).run(&["--overwrite"]).ok();
+    fs::write(corpus.at(".trommel/t/spill/scratch-1-0"), "left by a killed run").unwrap();
+    let gc = |more: &[&str]| trommel(corpus.path(), &[&["gc", "p.yaml", "--format", "json"], more].concat());
+    let listed = |ran: &Ran| serde_json::from_str::<Value>(&ran.stdout).unwrap()["files"].as_array().unwrap().len();
+    let would = gc(&["--dry-run"]).ok();
+    assert!(listed(&would) > 1 && would.stdout.contains("scratch-1-0"), "{}", would.stdout);
+    // While a run holds the folder, nothing is removed.
+    let running = ::trommel::storage::lock::Lock::share(&corpus.at(".trommel/t/.lock"), "it").unwrap();
+    assert!(gc(&[]).failed(5).contains("hint:"));
+    drop(running);
+    assert_eq!(listed(&gc(&[]).ok()), listed(&would));
+    assert_eq!(listed(&gc(&[]).ok()), 0);
+    corpus.run(&["--overwrite"]).ok();
+    assert_eq!(record(&corpus)["tasks_run"], 0);
+    corpus.pipeline(old).run(&["--overwrite"]).ok();
+    assert!(record(&corpus)["tasks_run"].as_u64().unwrap() > 0);
 }
 
 #[test]
@@ -292,7 +336,7 @@ fn verify_finds_every_kind_of_damage() {
     corpus.verify().ok();
     fs::write(corpus.at("in/a.parquet"), "changed").unwrap();
     corpus.verify().ok();
-    assert_eq!(crate::fixture::trommel(corpus.path(), &["verify", "out", "--deep"]).code, 4);
+    assert_eq!(trommel(corpus.path(), &["verify", "out", "--deep"]).code, 4);
 }
 
 #[test]
@@ -338,7 +382,7 @@ fn several_sources_are_ordered_as_written_and_written_apart() {
     assert_eq!(corpus.lineage()[2].kept, Some(("z.parquet".into(), 0)), "the first source wins");
     corpus.verify().ok();
     // Rows are named with their source: shards of several sources may have one name.
-    let ran = |arguments: &[&str]| crate::fixture::trommel(corpus.path(), arguments);
+    let ran = |arguments: &[&str]| trommel(corpus.path(), arguments);
     let pairs = ran(&["pairs", "out"]).ok().stdout;
     assert!(pairs.contains("books/a.parquet:0") && pairs.contains("web/z.parquet:0"), "{pairs}");
     let why = ran(&["why", "out", "--row", "books/a.parquet:0"]).ok().stdout;
@@ -470,7 +514,7 @@ fn rows_without_an_id_are_sampled_by_content() {
         corpus.run(&["--overwrite"]).ok();
         corpus.verify().ok();
         let mut files = Vec::new();
-        crate::fixture::list(&corpus.at("out/data"), &mut files);
+        list(&corpus.at("out/data"), &mut files);
         let numbers = |path: &std::path::PathBuf| {
             let batch = read_parquet(path);
             let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column_by_name("n").unwrap());
@@ -503,8 +547,8 @@ fn rows_without_an_id_are_sampled_by_content() {
     let reads = |corpus: &Corpus| {
         let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
         corpus.pipeline_with(source, "  - { id: s, sample: { keep_rows: 3 } }", "parquet: { uri: out }");
-        let plan = crate::fixture::trommel(corpus.path(), &["plan", "p.yaml", "--quiet", "--format", "json"]).ok().stdout;
-        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        let plan = trommel(corpus.path(), &["plan", "p.yaml", "--quiet", "--format", "json"]).ok().stdout;
+        let plan: Value = serde_json::from_str(&plan).unwrap();
         plan["phases"][0]["reads"].as_str().unwrap().to_owned()
     };
     let corpus = Corpus::new();
@@ -673,7 +717,7 @@ fn packed_files_are_cut_at_row_groups() {
     let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
     corpus.pipeline_with(source, EXACT, "parquet: { uri: out, layout: { packed: { target: 100KiB } } }").run(&[]).ok();
     let mut files = Vec::new();
-    crate::fixture::list(&corpus.at("out/data"), &mut files);
+    list(&corpus.at("out/data"), &mut files);
     assert!(files.len() > 2, "{files:?}");
     assert_eq!(corpus.kept(), (0..4_000).map(|row| format!("r{row}")).collect::<Vec<_>>());
     corpus.verify().ok();

@@ -1,0 +1,86 @@
+//! What no run will ask for again: artefacts that the newest finished run of a pipeline did not use, overflow that a killed process left,
+//! and files in a state that none of its versions lists.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::artefacts::Artefacts;
+use super::store::Store;
+use crate::error::Result;
+use crate::storage::local;
+use crate::storage::lock::Lock;
+
+/// What is not needed, and the locks that keep runs from using it meanwhile.
+#[derive(Debug)]
+pub struct Garbage {
+    /// Files with their lengths, by path.
+    pub files: Vec<(PathBuf, u64)>,
+    /// Folders of the work folder that hold nothing else.
+    folders: Vec<PathBuf>,
+    locks: Vec<Lock>,
+}
+
+impl Garbage {
+    /// Finds it in a work folder and in a state.
+    ///
+    /// # Errors
+    /// Kind conflict while a run is active, kind storage.
+    pub fn find(work: &Path, state: Option<&Store>) -> Result<Self> {
+        let mut garbage = Self { files: Vec::new(), folders: Vec::new(), locks: Vec::new() };
+        if local::exists(work)? {
+            garbage.locks.push(Artefacts::hold_alone(work)?);
+            for folder in Artefacts::unused(work)? {
+                garbage.add_folder(folder)?;
+            }
+            let spill = work.join("spill");
+            if local::exists(&spill)? {
+                garbage.add_folder(spill)?;
+            }
+        }
+        if let Some(store) = state.filter(|store| store.folder().is_dir()) {
+            garbage.locks.push(store.hold()?);
+            let mut listed = BTreeSet::new();
+            for version in store.versions()? {
+                listed.extend(store.read(version)?.0.segments.iter().map(|segment| store.segment_path(segment)));
+            }
+            // What a killed process had not given its name yet starts with a point.
+            for folder in ["segments", "manifest"] {
+                let folder = store.folder().join(folder);
+                for name in local::list_all_files(&folder)? {
+                    let path = folder.join(&name);
+                    if name.starts_with('.') || folder.ends_with("segments") && !listed.contains(&path) {
+                        let bytes = local::identity(&path)?.map_or(0, |identity| identity.bytes);
+                        garbage.files.push((path, bytes));
+                    }
+                }
+            }
+        }
+        garbage.files.sort();
+        Ok(garbage)
+    }
+
+    fn add_folder(&mut self, folder: PathBuf) -> Result<()> {
+        for name in local::list_all_files(&folder)? {
+            let path = folder.join(name);
+            let bytes = local::identity(&path)?.map_or(0, |identity| identity.bytes);
+            self.files.push((path, bytes));
+        }
+        self.folders.push(folder);
+        Ok(())
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// Kind storage.
+    pub fn remove(self) -> Result<()> {
+        for folder in &self.folders {
+            local::remove_dir(folder)?;
+        }
+        for (file, _) in self.files.iter().filter(|(file, _)| !self.folders.iter().any(|folder| file.starts_with(folder))) {
+            local::remove_file(file)?;
+        }
+        drop(self.locks);
+        Ok(())
+    }
+}
