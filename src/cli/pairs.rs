@@ -127,10 +127,11 @@ pub(crate) fn pairs(arguments: &PairsArguments, global: &Global, out: &mut dyn W
         }
         Format::Text => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let mut text = heading(pairs.len(), found);
+            let mut text = if found == 0 && elsewhere > 0 { String::new() } else { heading(pairs.len(), found) };
             if elsewhere > 0 {
                 text.push_str(&count(elsewhere));
-                text.push_str(" more name a row that an earlier run kept: `trommel why` says which\n");
+                text.push_str(if found == 0 { " dropped rows name" } else { " more name" });
+                text.push_str(" a row that an earlier run kept: `trommel why` says which\n");
             }
             for (index, pair) in pairs.iter().enumerate() {
                 text.push_str(&pair_text(&evidence, index + 1, pair, &text_of, colour)?);

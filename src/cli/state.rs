@@ -109,11 +109,11 @@ fn history(store: &Store, format: Format, out: &mut dyn Write) -> Result<()> {
         }
         let _ = writeln!(
             text,
-            "version {number}: {} shards, {} rows, {} kept, run {}, {}",
+            "version {number}: shards {}, rows {}, kept {}, run {}, {}",
             count(shards.len() as u64),
             count(version.dataset.rows),
             count(version.dataset.kept),
-            &version.run_id.get(..16).unwrap_or(&version.run_id),
+            version.run_id,
             printable(&version.dataset.folder.display().to_string())
         );
         let names: Vec<_> = shards.iter().map(|shard| json!({"path": shard.path, "rows": shard.rows, "source": shard.source})).collect();
@@ -130,11 +130,18 @@ fn verify(store: &Store, head: &Version, format: Format, out: &mut dyn Write) ->
     // Each version's manifest names the one before by its hash.
     let mut version = head.clone();
     while let Some(base) = &version.base {
-        let (before, hash) = store.read(version.version - 1)?;
-        if hash.to_string() != *base {
-            problems.push(format!("a manifest has changed version=`{}`", before.version));
+        let number = version.version - 1;
+        match store.read(number) {
+            Ok((before, hash)) if hash.to_string() == *base => version = before,
+            Ok(_) => {
+                problems.push(format!("a manifest has changed version=`{number}`"));
+                break;
+            }
+            Err(error) => {
+                problems.push(format!("a manifest cannot be read version=`{number}`: {error}"));
+                break;
+            }
         }
-        version = before;
     }
     match format {
         Format::Json => output::json(out, &json!({"bytes": size, "files": files, "ok": problems.is_empty(), "problems": problems}))?,

@@ -345,7 +345,9 @@ fn chain_text(evidence: &Evidence, chain: &Chain, text_of: &dyn Fn(RowId) -> Tex
     }
     match (&chain.end, chain.lines.last().and_then(Line::kept)) {
         (End::OtherRun(run), Some(kept)) => {
-            let _ = writeln!(text, "which duplicates {}:{} of the run `{}`", printable(&kept.shard), kept.row, printable(run));
+            let id = kept.doc_id.as_ref().map(|id| format!("  id `{}`", printable(id))).unwrap_or_default();
+            let _ = writeln!(text, "which duplicates {}:{}{id} of the run `{}`", printable(&kept.shard), kept.row, printable(run));
+            let _ = writeln!(text, "  `trommel state history` says which dataset that run left: ask `why` there");
         }
         (End::Broken, _) => {
             let _ = writeln!(text, "which the stage that names it did not keep: `trommel verify` says what is wrong with the lineage");

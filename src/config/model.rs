@@ -11,6 +11,7 @@ use crate::declare::{Field, Fields, Node, Presence, Shape, set};
 use crate::diagnostic::{Diagnostics, Position};
 use crate::ids::StageId;
 use crate::stages::embed::{EmbedInput, ModelSource};
+use crate::stages::seam::Incremental;
 use crate::stages::{EmbedConfig, KINDS, StageConfig};
 use crate::words;
 
@@ -339,7 +340,25 @@ pub fn read(text: impl AsRef<[u8]>, file: &Path, sets: &[(String, String)], out:
         let hint = "give `state: {uri: ...}`, or take `{version}` out of the path";
         out.add(&sink.path, sink.position, "`{version}` is the version of the state, and there is no state", Some(hint.into()));
     }
+    for declared in outline.paths.iter().filter(|declared| matches!(declared.role, Role::Sink | Role::State)) {
+        let rest = if declared.role == Role::Sink { declared.uri.replace("{version}", "") } else { declared.uri.clone() };
+        if rest.contains(['{', '}']) {
+            let known = if declared.role == Role::Sink { "known here: `{version}`" } else { "a state's folder is the same for all runs" };
+            out.add(&declared.path, declared.position, format!("a placeholder that is not known: `{}`", declared.uri), Some(known.into()));
+        }
+    }
     let pipeline = if out.len() == before { pipeline(&fields, &outline, file) } else { None };
+    for stage in pipeline.iter().filter(|pipeline| pipeline.state.is_some()).flat_map(|pipeline| &pipeline.stages) {
+        if let Incremental::Refused(reason) = stage.config.incremental() {
+            let hint = "change or remove the stage, or remove `state`: each run then reads all shards";
+            out.add(
+                &format!("stages.{}", stage.id),
+                stage.position,
+                format!("the stage cannot go on from a state: {reason}"),
+                Some(hint.into()),
+            );
+        }
+    }
     Draft { outline, pipeline }
 }
 

@@ -148,8 +148,10 @@ impl Snapshot {
 pub trait Known: Sync {
     /// Whether this file is known, by its source, its path below the source's folder, and what tells that it is the same.
     fn file(&self, source: &str, path: &str, identity: &Identity) -> bool;
-    /// Whether a file of this content is known.
-    fn content(&self, hash: &ContentHash) -> bool;
+    /// Whether a file of this content is known in this source: in another one other stages may see it.
+    fn content(&self, source: &str, hash: &ContentHash) -> bool;
+    /// Whether any shard of this source is known: then it need not have any now.
+    fn source(&self, source: &str) -> bool;
 }
 
 /// As [`take`], of the shards that are not known; and how many are. Known files are neither opened nor hashed.
@@ -157,7 +159,7 @@ pub trait Known: Sync {
 /// # Errors
 /// As [`take`].
 pub fn take_new(sources: &[SourceSpec], known: &dyn Known) -> Result<(Snapshot, u64)> {
-    let listed = list(sources)?;
+    let listed = list(sources, |source| known.source(source))?;
     let all = listed.len() as u64;
     let mut unknown = Vec::new();
     for (source, file) in listed {
@@ -167,7 +169,7 @@ pub fn take_new(sources: &[SourceSpec], known: &dyn Known) -> Result<(Snapshot, 
         }
     }
     let mut shards = look_at(unknown)?;
-    shards.retain(|shard| !known.content(&shard.hash));
+    shards.retain(|shard| !known.content(&sources[shard.source].name, &shard.hash));
     for (ordinal, shard) in shards.iter_mut().enumerate() {
         shard.id = ShardId::try_new(ordinal).ok_or_else(too_many)?;
     }
@@ -181,7 +183,7 @@ pub fn take_new(sources: &[SourceSpec], known: &dyn Known) -> Result<(Snapshot, 
 /// Kind input when a source has no shard (naming its pattern), when a shard is damaged or changes while it is read; kind
 /// resources at a limit; kind storage when a file cannot be read.
 pub fn take(sources: &[SourceSpec]) -> Result<Snapshot> {
-    Ok(Snapshot { sources: sources.to_vec(), shards: look_at(list(sources)?)? })
+    Ok(Snapshot { sources: sources.to_vec(), shards: look_at(list(sources, |_| false)?)? })
 }
 
 fn too_many() -> Error {
@@ -189,11 +191,11 @@ fn too_many() -> Error {
 }
 
 /// The files of all sources, in the order of the corpus.
-fn list(sources: &[SourceSpec]) -> Result<Vec<(usize, Listed)>> {
+fn list(sources: &[SourceSpec], may_be_empty: impl Fn(&str) -> bool) -> Result<Vec<(usize, Listed)>> {
     let mut listed = vec![];
     for (source, spec) in sources.iter().enumerate() {
         let files = list_files(&spec.base, &spec.selection).map_err(|error| error.context(format!("source `{}`", spec.name)))?;
-        if files.is_empty() {
+        if files.is_empty() && !may_be_empty(&spec.name) {
             return Err(Error::input(format!("no shards source=`{}` uri=`{}`", spec.name, spec.uri))
                 .hint("the pattern matches no file; a folder is searched for names that end in .parquet"));
         }

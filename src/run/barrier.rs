@@ -108,6 +108,14 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
         return Ok((Decided::new(key, receipt), true));
     }
     let planned = &cx.plan.stages[stage];
+    if !cx.snapshot.shards.iter().any(|shard| planned.reached_by[shard.source]) {
+        // In an increment a source may have nothing new: there are not even columns.
+        cx.artefacts.begin(&key)?;
+        let facts = [("rows".to_owned(), json!(0)), ("dropped".to_owned(), json!({}))];
+        let receipt = Receipt::new(Vec::new(), facts.into_iter().collect());
+        cx.artefacts.commit(&key, &receipt)?;
+        return Ok((Decided::new(key, receipt), false));
+    }
     let barrier = planned.config.barrier(&planned.id).ok_or_else(|| Error::internal("a stage that is no barrier"))?;
     let outcome =
         barrier.run(&cx.engine, input(cx, stage, rows)?).await.map_err(|error| error.context(format!("stage `{}` failed", planned.id)))?;

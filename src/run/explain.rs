@@ -78,7 +78,8 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
     let schemas = schemas(&prepared.plan, &snapshot)?;
     let embedders = prepared.embedders(options, telemetry)?;
     let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
-    let increment = increment.map(|increment| increment.with_models(&prepared.plan, &models)).transpose()?.map(Arc::new);
+    let increment =
+        increment.map(|increment| increment.with_models(&prepared.plan, &models, &snapshot, &schemas)).transpose()?.map(Arc::new);
     let mut context = RunContext {
         cluster: LocalCluster::new(Arc::clone(&engine)),
         engine,
@@ -249,10 +250,14 @@ impl Explanation {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = match self.known_shards {
-            Some(known) => format!("{} shards are known to the state; new: ", count(known)),
+            Some(known) => format!("{} of the shards are known to the state; new: ", count(known)),
             None => String::new(),
         };
         let _ = writeln!(text, "{} shards, {} rows, {}", count(self.shards), count(self.rows), bytes(self.bytes));
+        if self.known_shards.is_some() && self.shards == 0 {
+            text.push_str("nothing to do\n");
+            return text;
+        }
         for (index, phase) in self.phases.iter().enumerate() {
             let cached = match phase.cached {
                 None => "not known yet".to_owned(),

@@ -5,6 +5,7 @@
 //! that is left on disk the run's shards have their places in the snapshot, and those of the state the places after them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch, UInt64Array, new_null_array};
@@ -17,6 +18,7 @@ use super::named::read_columns;
 use super::narrow::NarrowReader;
 use super::scan::{DOC_ID, TABLE};
 use super::task::{Descriptor, run_tasks};
+use crate::dataset::schema::is_text;
 use crate::dataset::snapshot::{Known, Shard, Snapshot};
 use crate::engine::rows_of;
 use crate::error::{Context as _, Error, Kind, Result};
@@ -26,7 +28,7 @@ use crate::stages::seam::{Incremental, Incumbents, TakeRows};
 use crate::state::artefacts::{read_table, unreadable};
 use crate::state::segments::{self, CHECK, KnownShard, SegmentWriter};
 use crate::state::store::{Content, Dataset, FORMAT, Segment, StageIdentity, Store, Version, commit_id};
-use crate::storage::local::Identity;
+use crate::storage::local::{self, Identity};
 use crate::storage::lock::Lock;
 
 /// The state that a run goes on from.
@@ -36,24 +38,27 @@ pub(super) struct Increment {
     known: Vec<KnownShard>,
     /// The places of the shards of each source and path, and all content.
     names: BTreeMap<(String, String), Vec<usize>>,
-    contents: BTreeSet<ContentHash>,
+    contents: BTreeSet<(String, ContentHash)>,
     stages: Vec<StageIdentity>,
+    /// The dataset that an earlier run left without its name, and that has it now.
+    finished: Option<PathBuf>,
     _lock: Option<Lock>,
 }
 
 impl Increment {
     /// Opens the state in `folder`, finishes what an earlier run left undone, and refuses one that this plan cannot go on from. A reader
     /// (`plan`) takes no lock and finishes nothing.
-    pub(super) fn open(folder: &std::path::Path, plan: &Plan, writer: bool) -> Result<Self> {
+    pub(super) fn open(folder: &Path, plan: &Plan, writer: bool) -> Result<Self> {
         let store = Store::new(folder);
         let lock = if writer { Some(store.hold()?) } else { None };
         let base = store.head()?;
         let stages = identities(plan);
-        let mut known = Vec::new();
+        let (mut known, mut finished) = (Vec::new(), None);
         if let Some((version, _)) = &base {
-            if writer {
-                store.finish(version)?;
+            if writer && store.finish(version)? {
+                finished = Some(version.dataset.folder.clone());
             }
+            store.check_lengths(version)?;
             for segment in version.segments.iter().filter(|segment| segment.content == Content::Shards) {
                 known.extend(segments::read_shards(&store, segment)?);
             }
@@ -65,14 +70,33 @@ impl Increment {
         for (place, shard) in known.iter().enumerate() {
             names.entry((shard.source.clone(), shard.path.clone())).or_default().push(place);
         }
-        let contents = known.iter().map(|shard| shard.hash).collect();
-        Ok(Self { store, base, known, names, contents, stages, _lock: lock })
+        let contents = known.iter().map(|shard| (shard.source.clone(), shard.hash)).collect();
+        Ok(Self { store, base, known, names, contents, stages, finished, _lock: lock })
     }
 
     /// Adds the models whose vectors the stages compare, by the stage that embeds, and refuses a state that others made.
-    pub(super) fn with_models(mut self, plan: &Plan, models: &BTreeMap<usize, String>) -> Result<Self> {
+    pub(super) fn with_models(
+        mut self,
+        plan: &Plan,
+        models: &BTreeMap<usize, String>,
+        snapshot: &Snapshot,
+        schemas: &[SchemaRef],
+    ) -> Result<Self> {
         for identity in &mut self.stages {
             let stage = plan.stages.iter().find(|stage| stage.id.as_str() == identity.id);
+            if let Some(stage) = stage {
+                let embedding = stage.embedding.map(|of| &plan.stages[of]);
+                for (place, source) in plan.sources.iter().enumerate().filter(|(place, _)| stage.reached_by[*place]) {
+                    let has_shards = snapshot.shards.iter().any(|shard| shard.source == place);
+                    let needed = [Some(stage), embedding].into_iter().flatten().flat_map(|stage| stage.config.needs(&source.roles).columns);
+                    for name in needed.filter(|_| has_shards) {
+                        let column = source.roles.column(&name);
+                        let Ok(field) = schemas[place].field_with_name(column) else { continue };
+                        let kind = if is_text(field.data_type()) { "text".to_owned() } else { field.data_type().to_string() };
+                        identity.reads.insert(format!("{}.{name}", source.id), format!("{column}: {kind}"));
+                    }
+                }
+            }
             let embedding = stage.and_then(|stage| stage.embedding);
             identity.vectors = embedding.map(|of| {
                 let made = &plan.stages[of];
@@ -345,6 +369,34 @@ impl Increment {
         writer.finish(content, self.version())
     }
 
+    /// The stages, with all that any run has read.
+    fn identities(&self) -> Vec<StageIdentity> {
+        let mut stages = self.stages.clone();
+        for old in self.base.iter().flat_map(|(version, _)| &version.stages) {
+            if let Some(stage) = stages.iter_mut().find(|stage| stage.id == old.id) {
+                stage.reads.extend(old.reads.clone());
+            }
+        }
+        stages
+    }
+
+    /// What an earlier run had left undone and is done now, in words.
+    pub(super) fn note(&self) -> Option<String> {
+        let folder = self.finished.as_ref()?;
+        Some(format!("the dataset of an earlier run, which was cut off, has got its name: {}", folder.display()))
+    }
+
+    /// Refuses to replace the newest dataset of the state: the rows that it holds are nowhere else.
+    pub(super) fn check_sink(&self, sink: &Path) -> Result<()> {
+        match &self.base {
+            Some((version, _)) if version.dataset.folder == sink && local::exists(sink)? => {
+                Err(Error::usage(format!("the output holds what the state counts as kept path=`{}`", sink.display()))
+                    .hint("each run writes its new rows alone: put `{version}` into `sink.parquet.uri`, or name another folder"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the next version: the point from which on the increment counts.
     pub(super) fn commit(&self, snapshot: &Snapshot, run_id: &RunId, dataset: Dataset, made: Vec<Segment>) -> Result<()> {
         let base = self.base.as_ref();
@@ -355,7 +407,7 @@ impl Increment {
             trommel: env!("CARGO_PKG_VERSION").into(),
             version: self.version(),
             base: base.map(|(_, hash)| hash.to_string()),
-            stages: self.stages.clone(),
+            stages: self.identities(),
             run_id: run_id.to_string(),
             commit_id: commit_id(),
             dataset,
@@ -385,8 +437,12 @@ impl Known for Increment {
         self.names.get(&(source.to_owned(), path.to_owned())).is_some_and(|places| places.iter().any(same))
     }
 
-    fn content(&self, hash: &ContentHash) -> bool {
-        self.contents.contains(hash)
+    fn content(&self, source: &str, hash: &ContentHash) -> bool {
+        self.contents.contains(&(source.to_owned(), *hash))
+    }
+
+    fn source(&self, source: &str) -> bool {
+        self.known.iter().any(|shard| shard.source == source)
     }
 }
 
@@ -458,6 +514,7 @@ fn identities(plan: &Plan) -> Vec<StageIdentity> {
             version: stage.config.version(),
             config: stage.config.canonical(),
             vectors: None,
+            reads: BTreeMap::new(),
         })
         .collect()
 }
@@ -470,6 +527,10 @@ fn go_on_from(version: &Version, stages: &[StageIdentity]) -> Result<()> {
     };
     for old in &version.stages {
         let Some(new) = stages.iter().find(|stage| stage.id == old.id) else { return refuse(format!("stage `{}` is gone", old.id)) };
+        let read_otherwise = old.reads.iter().find_map(|(name, was)| Some((name, was, new.reads.get(name).filter(|is| *is != was)?)));
+        if let Some((name, was, is)) = read_otherwise {
+            return refuse(format!("stage `{}` read `{name}` as `{was}` and reads it as `{is}`", old.id));
+        }
         if (&new.kind, new.version) != (&old.kind, old.version) {
             return refuse(format!(
                 "stage `{}` was `{}` version `{}` and is `{}` version `{}`",

@@ -27,9 +27,9 @@ use crate::plan::compile::Plan;
 use crate::plan::task;
 use crate::stages::StageConfig;
 use crate::stages::embed::{EmbedInput, ModelSource};
-use crate::stages::seam::{Incremental, ROW, Shape, SharedEmbedder};
+use crate::stages::seam::{ROW, Shape, SharedEmbedder};
 use crate::state::artefacts::Artefacts;
-use crate::state::commit::{Held, Publication};
+use crate::state::commit::{Held, Publication, check_free};
 use crate::state::lineage::file_name;
 use crate::state::manifest::{self, Counts, InputShard, Manifest, OutputFile, PhaseRecord, RunRecord, StageCounts};
 use crate::state::store::Dataset;
@@ -89,14 +89,6 @@ impl Prepared {
         let (sink, work) = (plain(&pipeline.sink.uri)?, plain(&pipeline.work_uri)?);
         let state = pipeline.state.as_deref().map(plain).transpose()?;
         let plan = Arc::new(Plan::compile(pipeline, &checked.graph));
-        if state.is_some() {
-            for stage in &plan.stages {
-                if let Incremental::Refused(reason) = stage.config.incremental() {
-                    return Err(Error::usage(format!("a stage cannot go on from a state stage=`{}`: {reason}", stage.id))
-                        .hint("remove the stage, or remove `state`: each run then reads all shards"));
-                }
-            }
-        }
         Ok(Self { file: file.to_owned(), plan, sources, sink, state, work, checked })
     }
 
@@ -386,6 +378,9 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         None => None,
     };
     let sink = prepared.sink(increment.as_ref());
+    if let Some(increment) = &increment {
+        increment.note().iter().for_each(|note| telemetry.note(note));
+    }
     // With a state, what is new is known only after the shards were listed: with nothing new, an output that is there is no conflict.
     let mut held = if increment.is_none() && !options.dry_run { Some(Held::take(&sink, options.overwrite)?) } else { None };
     local::create_dir_all(&prepared.work)?;
@@ -407,8 +402,16 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         phase.finish();
         return Ok(Ran::NothingNew { known, version: increment.version() - 1 });
     }
-    if increment.is_some() && !options.dry_run {
-        held = Some(Held::take(&sink, options.overwrite)?);
+    if let Some(increment) = &increment {
+        increment.check_sink(&sink)?;
+        if !options.dry_run {
+            held = Some(Held::take(&sink, options.overwrite)?);
+        }
+    }
+    if options.dry_run
+        && let Err(error) = check_free(&sink, options.overwrite)
+    {
+        telemetry.note(&format!("a run will be refused: {error}"));
     }
     if increment.is_some() {
         telemetry.note(&format!("shards known to the state: {known}; new: {}", snapshot.shards.len()));
@@ -419,7 +422,8 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
     phase.finish();
     let embedders = prepared.embedders(options, telemetry)?;
     let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
-    let increment = increment.map(|increment| increment.with_models(&prepared.plan, &models)).transpose()?.map(Arc::new);
+    let increment =
+        increment.map(|increment| increment.with_models(&prepared.plan, &models, &snapshot, &schemas)).transpose()?.map(Arc::new);
     let context = RunContext {
         engine: Arc::clone(&engine),
         cluster: LocalCluster::new(Arc::clone(&engine)),

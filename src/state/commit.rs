@@ -119,18 +119,18 @@ impl Publication {
 }
 
 /// Makes the dataset of a committed run visible, if a run was cut off before it did that itself.
-pub fn finish_committed(sink: &Path, run_id: &str, overwrite: bool) -> Result<()> {
+pub fn finish_committed(sink: &Path, run_id: &str, overwrite: bool) -> Result<bool> {
     let part = part_of(sink, run_id)?;
     if !local::exists(&part)? && !local::exists(&beside(sink, "intent")?)? {
-        return Ok(());
+        return Ok(false);
     }
     let lock = hold(sink)?;
     finish_intent(sink)?;
-    if !local::exists(&part)? {
-        return Ok(());
+    if local::exists(&part)? {
+        check_free(sink, overwrite)?;
+        Publication { sink: sink.to_owned(), part, overwrite, _lock: lock, settled: true }.publish()?;
     }
-    check_free(sink, overwrite)?;
-    Publication { sink: sink.to_owned(), part, overwrite, _lock: lock, settled: true }.publish()
+    Ok(true)
 }
 
 /// Where a run writes until it is whole.

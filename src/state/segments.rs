@@ -207,7 +207,8 @@ pub fn read(path: &Path, columns: Option<&[&str]>) -> Result<impl Iterator<Item 
 fn open(path: &Path, columns: Option<&[&str]>, selection: Option<RowSelection>) -> Result<ParquetRecordBatchReader> {
     let unreadable = || damaged(path).to_string();
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(local::open(path)?, options).context(Kind::State, unreadable)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(local::open(path)?, options)
+        .map_err(|error| damaged(path).caused_by(error))?;
     let mask = match columns {
         Some(columns) => {
             let roots =

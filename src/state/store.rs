@@ -5,6 +5,7 @@
 //! length and BLAKE3. `segments/<BLAKE3>.parquet` are these files. A version is made by creating the manifest of the next number where
 //! there is none: of several processes that try, one succeeds, whatever locks say. Nothing that a manifest lists is ever changed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,9 @@ pub struct StageIdentity {
     /// What makes the vectors that it compares, if it compares any: kind, version, configuration, model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<Value>,
+    /// What it reads: for `source.name`, as the stage names a column, the column and its type.
+    #[serde(default)]
+    pub reads: BTreeMap<String, String>,
 }
 
 /// The dataset that goes with a version.
@@ -265,11 +269,25 @@ impl Store {
             .hint("run again: it starts from that version, and what is finished is kept"))
     }
 
-    /// Carries out what the run that made `version` may have left undone: its dataset gets its name.
+    /// Refuses a version of which a file is missing or has another length, before anything rests on it.
+    ///
+    /// # Errors
+    /// Kind state, kind storage.
+    pub fn check_lengths(&self, version: &Version) -> Result<()> {
+        for segment in &version.segments {
+            let path = self.segment_path(segment);
+            if local::identity(&path)?.is_none_or(|identity| identity.bytes != segment.bytes) {
+                return Err(Error::state(format!("a file of the state is missing or damaged path=`{}`", path.display())).hint(MEND));
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what the run that made `version` may have left undone: its dataset gets its name. Whether there was something.
     ///
     /// # Errors
     /// Kind storage.
-    pub fn finish(&self, version: &Version) -> Result<()> {
+    pub fn finish(&self, version: &Version) -> Result<bool> {
         commit::finish_committed(&version.dataset.folder, &version.run_id, version.dataset.overwrite)
     }
 

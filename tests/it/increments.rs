@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, FixedSizeListArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Float32Type;
 use proptest::prelude::*;
 
-use crate::fixture::{Corpus, list, trommel};
+use crate::fixture::{Corpus, list, texts, trommel, write_shard};
 
 const STAGES: &str = "  - { id: long, filter: { where: \"length(text) > 3\" } }\n  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase] } }\n  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }";
 
@@ -35,7 +35,7 @@ fn named(corpus: &Corpus, out: &str) -> BTreeMap<String, Option<String>> {
 }
 
 /// Texts of few words from a small vocabulary, so that many are equal, many near, and many have words in common.
-fn texts() -> impl Strategy<Value = Vec<Vec<String>>> {
+fn corpora() -> impl Strategy<Value = Vec<Vec<String>>> {
     let word = prop::sample::select(vec!["ash", "birch", "cedar", "elm", "fir", "Oak", "pine", "yew"]);
     let text = prop::collection::vec(word, 0..9).prop_map(|words| words.join(" "));
     prop::collection::vec(prop::collection::vec(text, 1..30), 1..5)
@@ -46,7 +46,7 @@ proptest! {
 
     /// survivors(A, then B, ..) = survivors(one run over all), each dropped row for the same one.
     #[test]
-    fn increments_keep_what_one_run_keeps(shards in texts(), keep in prop::sample::select(vec!["", ", verify: estimate"]), threads in 1_u8..3) {
+    fn increments_keep_what_one_run_keeps(shards in corpora(), keep in prop::sample::select(vec!["", ", verify: estimate"]), threads in 1_u8..3) {
         let stages = STAGES.replace("words: 2 } }", &format!("words: 2 }}{keep} }}"));
         let whole = Corpus::new();
         let parts = Corpus::new();
@@ -118,10 +118,10 @@ fn two_days() -> Corpus {
 fn two_days_of(stages: &str) -> Corpus {
     let corpus = Corpus::new();
     incremental(&corpus, stages);
-    let texts = |from: usize| (from..from + 40).map(|n| format!("page{0} has{0} the{0} number{0}", n % 50)).collect::<Vec<_>>();
-    shard(&corpus, "1.parquet", &texts(0));
+    let pages = |from: usize| (from..from + 40).map(|n| format!("page{0} has{0} the{0} number{0}", n % 50)).collect::<Vec<_>>();
+    shard(&corpus, "1.parquet", &pages(0));
     corpus.run(&[]).ok();
-    shard(&corpus, "2.parquet", &texts(30));
+    shard(&corpus, "2.parquet", &pages(30));
     corpus
 }
 
@@ -140,9 +140,9 @@ fn lineage_names_rows_of_earlier_runs() {
         assert!(row.kept_doc_id.as_ref().unwrap().starts_with("1-"), "{row:?}");
     }
     let why = trommel(corpus.path(), &["why", "out/2", "--id", "2-0"]).ok().stdout;
-    assert!(why.contains("1.parquet:30 of the run"), "{why}");
+    assert!(why.contains("which duplicates 1.parquet:30  id `1-30` of the run"), "{why}");
     let pairs = trommel(corpus.path(), &["pairs", "out/2"]).ok().stdout;
-    assert!(pairs.contains("30 more name a row that an earlier run kept"), "{pairs}");
+    assert!(pairs.contains("name a row that an earlier run kept"), "{pairs}");
 }
 
 #[test]
@@ -207,6 +207,94 @@ fn another_pipeline_is_refused_with_the_reason() {
     // What decides each row by itself may change.
     incremental(&corpus, &STAGES.replace("> 3", "> 4"));
     corpus.run(&[]).ok();
+}
+
+/// Two sources: only the second has something new. A stage that only rows of the first reach sees nothing, whatever it is.
+#[test]
+fn a_source_may_have_nothing_new() {
+    for stage in [
+        "exact_dedup: { columns: [text] }",
+        "minhash_dedup: { threshold: 0.8, verify: estimate, keep: longest }",
+        "minhash_dedup: { threshold: 0.8 }",
+        "sample: { keep_rows: 50 }",
+    ] {
+        let corpus = Corpus::new();
+        let stages =
+            format!("  - {{ id: one, input: a, {stage} }}\n  - {{ id: two, input: [one, b], exact_dedup: {{ columns: [text] }} }}");
+        let sources = "  a: { parquet: { uri: \"a/\", text: text, id: id } }\n  b: { parquet: { uri: \"b/\", text: text, id: id } }";
+        corpus.pipeline_with(sources, &stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
+        let rows = |from: usize| (from..from + 30).map(|n| format!("a text of its own: {n} {}", n * 7)).collect::<Vec<_>>();
+        let write = |name: &str, from: usize| {
+            let (texts_of, prefix) = (rows(from), format!("{from}-"));
+            let rows: Vec<Option<&str>> = texts_of.iter().map(|text| Some(text.as_str())).collect();
+            write_shard(&corpus.at(name), &texts(&prefix, &rows), 7);
+        };
+        write("a/1.parquet", 0);
+        write("b/1.parquet", 100);
+        corpus.run(&[]).ok();
+        write("b/2.parquet", 120);
+        corpus.run(&[]).ok();
+        assert_eq!(corpus.kept_of("out/2").len(), 20, "{stage}");
+        // The bytes of a shard of one source are new to the other.
+        fs::copy(corpus.at("b/2.parquet"), corpus.at("a/2.parquet")).unwrap();
+        corpus.run(&[]).ok();
+        assert_eq!(corpus.lineage_of("out/3").len(), 30, "{stage}");
+        // Shards that were moved away are known all the same.
+        fs::remove_dir_all(corpus.at("b")).unwrap();
+        fs::create_dir(corpus.at("b")).unwrap();
+        assert!(corpus.run(&[]).ok().stdout.contains("nothing new"));
+    }
+}
+
+/// The column that is the text is part of what a stage compares, and so is its type.
+#[test]
+fn columns_that_are_read_stay_the_same() {
+    let corpus = Corpus::new();
+    let column = |texts: [&str; 2]| -> ArrayRef { Arc::new(StringArray::from(texts.to_vec())) };
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let columns = [("title", column(["a", "b"])), ("body", column(["c", "d"])), ("number", Arc::clone(&numbers))];
+    let run = |text: &str, stage: &str| {
+        let source = format!("  c: {{ parquet: {{ uri: \"in/\", text: {text} }} }}");
+        corpus.pipeline_with(&source, stage, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state").run(&[])
+    };
+    let stage = "  - { id: exact, exact_dedup: { columns: [text, number] } }";
+    corpus.batch("1.parquet", &RecordBatch::try_from_iter(columns).unwrap(), 2);
+    run("body", stage).ok();
+    let columns = [("title", column(["c", "d"])), ("body", column(["e", "f"])), ("number", numbers)];
+    corpus.batch("2.parquet", &RecordBatch::try_from_iter(columns).unwrap(), 2);
+    let said = run("title", stage).failed(2);
+    assert!(said.contains("stage `exact` read `c.text` as `body: text` and reads it as `title: text`"), "{said}");
+    let columns = [("title", column(["c", "d"])), ("body", column(["e", "f"])), ("number", column(["1", "2"]))];
+    corpus.batch("2.parquet", &RecordBatch::try_from_iter(columns).unwrap(), 2);
+    let said = run("body", stage).failed(2);
+    assert!(said.contains("stage `exact` read `c.number` as `number: Int64` and reads it as `number: text`"), "{said}");
+}
+
+#[test]
+fn what_would_lose_rows_is_refused() {
+    let corpus = two_days();
+    let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+    let sink = "parquet: { uri: \"out/1\" } }\nstate: { uri: state";
+    for more in [&[][..], &["--overwrite"]] {
+        let said = corpus.pipeline_with(source, STAGES, sink).run(more).failed(2);
+        assert!(said.contains("put `{version}` into"), "{said}");
+    }
+    incremental(&corpus, STAGES);
+    // A file that is gone is missed before anything rests on it, also where all is cached.
+    corpus.run(&["--dry-run"]).ok();
+    let mut files = Vec::new();
+    list(&corpus.at("state/segments"), &mut files);
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        let said = corpus.run(&[]).failed(4);
+        assert!(said.contains("hint:") && said.contains(file.file_name().unwrap().to_str().unwrap()), "{said}");
+        fs::write(&file, bytes).unwrap();
+    }
+    corpus.run(&[]).ok();
+    fs::remove_file(corpus.at("state/manifest/00000000000000000001.json")).unwrap();
+    let verified = trommel(corpus.path(), &["state", "verify", "state"]);
+    assert!(verified.code == 4 && verified.stdout.contains("version=`1`"), "{} {}", verified.stdout, verified.stderr);
 }
 
 /// A process that was killed between the commit and the renaming of its dataset: the next one finishes it.
