@@ -18,7 +18,7 @@
 //! | 0 base | [`error`], [`diagnostic`], [`ids`], [`limits`], [`random`], [`declare`] | failures with exit codes, problems with positions, names, bounds, keyed randomness, tables of what may be declared |
 //! | 1 doors | [`storage`], [`telemetry`], [`engine`] | files; clocks and progress; DataFusion: each outside thing is named in one folder |
 //! | 2 algorithms | [`text`], [`sketch`], [`embed`], [`vector`], [`cluster`], [`select`] | pure, each fast path with a slow oracle in its tests; `embed::runtime` alone names `ort`, `embed::tract` alone tract, `vector::hnsw` alone `hnsw_rs` |
-//! | 3 data and state | [`dataset`], [`state`] | shards in and out; artefacts, lineage, manifest, commit, verification |
+//! | 3 data and state | [`dataset`], [`state`] | shards in and out; artefacts, lineage, manifest, commit, verification, the state of increments |
 //! | 4 stages | [`stages`] | what a user writes in YAML: one file a stage, configuration first, then its operator |
 //! | 5 declaration | [`config`], [`plan`] | the pipeline file; the graph, the compiled plan, task keys |
 //! | 6 execution | [`run`] | phases, lineage, the dataset, the commit |
