@@ -344,7 +344,12 @@ pub fn read(text: impl AsRef<[u8]>, file: &Path, sets: &[(String, String)], out:
         let rest = if declared.role == Role::Sink { declared.uri.replace("{version}", "") } else { declared.uri.clone() };
         if rest.contains(['{', '}']) {
             let known = if declared.role == Role::Sink { "known here: `{version}`" } else { "a state's folder is the same for all runs" };
-            out.add(&declared.path, declared.position, format!("a placeholder that is not known: `{}`", declared.uri), Some(known.into()));
+            out.add(
+                &declared.path,
+                declared.position,
+                format!("what stands in braces is not known: `{}`", declared.uri),
+                Some(known.into()),
+            );
         }
     }
     let pipeline = if out.len() == before { pipeline(&fields, &outline, file) } else { None };

@@ -79,7 +79,7 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
     let embedders = prepared.embedders(options, telemetry)?;
     let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
     let increment =
-        increment.map(|increment| increment.with_models(&prepared.plan, &models, &snapshot, &schemas)).transpose()?.map(Arc::new);
+        increment.map(|increment| increment.identified(&prepared.plan, &models, &snapshot, &schemas)).transpose()?.map(Arc::new);
     let mut context = RunContext {
         cluster: LocalCluster::new(Arc::clone(&engine)),
         engine,

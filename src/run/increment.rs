@@ -42,6 +42,8 @@ pub(super) struct Increment {
     stages: Vec<StageIdentity>,
     /// The dataset that an earlier run left without its name, and that has it now.
     finished: Option<PathBuf>,
+    /// Files that were hashed in this run: once is enough.
+    checked: Mutex<BTreeSet<String>>,
     _lock: Option<Lock>,
 }
 
@@ -71,11 +73,12 @@ impl Increment {
             names.entry((shard.source.clone(), shard.path.clone())).or_default().push(place);
         }
         let contents = known.iter().map(|shard| (shard.source.clone(), shard.hash)).collect();
-        Ok(Self { store, base, known, names, contents, stages, finished, _lock: lock })
+        Ok(Self { store, base, known, names, contents, stages, finished, checked: Mutex::default(), _lock: lock })
     }
 
-    /// Adds the models whose vectors the stages compare, by the stage that embeds, and refuses a state that others made.
-    pub(super) fn with_models(
+    /// Adds the models whose vectors the stages compare, by the stage that embeds, and the columns that they read; and refuses a state
+    /// that others made.
+    pub(super) fn identified(
         mut self,
         plan: &Plan,
         models: &BTreeMap<usize, String>,
@@ -131,6 +134,17 @@ impl Increment {
         self.known.get(ordinal).ok_or_else(|| Error::internal("a row of a shard that the state does not know"))
     }
 
+    /// The path of a segment whose bytes are those of its hash.
+    fn checked(&self, segment: &Segment) -> Result<PathBuf> {
+        let known = |checked: &BTreeSet<String>| checked.contains(&segment.blake3);
+        if known(&self.checked.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(self.store.segment_path(segment));
+        }
+        let path = segments::checked(&self.store, segment)?;
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(segment.blake3.clone());
+        Ok(path)
+    }
+
     fn segments<'a>(&'a self, stage: &'a str) -> impl Iterator<Item = (u64, &'a Segment)> {
         let of = move |segment: &'a Segment| match &segment.content {
             Content::Rows { stage: of, shard } if of == stage => Some((*shard, segment)),
@@ -177,7 +191,7 @@ impl Increment {
         segment: &Segment,
         schema: &SchemaRef,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
-        let path = segments::checked(&self.store, segment)?;
+        let path = self.checked(segment)?;
         let mut columns = vec![segments::ROW];
         columns.extend(schema.fields().iter().skip(1).map(|field| field.name().as_str()));
         let batches = segments::read(&path, Some(&columns))?;
@@ -215,7 +229,7 @@ impl Increment {
             };
             let (mut places, mut checks) = (Vec::with_capacity(wanted.len()), Vec::with_capacity(wanted.len()));
             let (mut place, mut next) = (0, wanted.iter().map(|id| RowId::from_bits(*id).row()).peekable());
-            for batch in segments::read(&segments::checked(&self.store, rows)?, Some(&[segments::ROW, CHECK]))? {
+            for batch in segments::read(&self.checked(rows)?, Some(&[segments::ROW, CHECK]))? {
                 let batch = batch?;
                 let check = batch.column_by_name(CHECK).and_then(|column| column.as_primitive_opt::<UInt64Type>());
                 let check = check.ok_or_else(|| Error::state("the state's rows have no checksums"))?;
@@ -238,7 +252,7 @@ impl Increment {
     pub(super) fn doc_ids(&self, stage: &str, shard: usize) -> Result<DocIds> {
         let segment = self.segments(stage).find(|(of, _)| *of == shard as u64).map(|(_, segment)| segment);
         let segment = segment.ok_or_else(|| Error::internal("a row of the state that its stage did not keep"))?;
-        let batches = segments::read(&segments::checked(&self.store, segment)?, Some(&[segments::ROW, segments::DOC_ID]))?;
+        let batches = segments::read(&self.checked(segment)?, Some(&[segments::ROW, segments::DOC_ID]))?;
         Ok(DocIds { batches: Box::new(batches), batch: None, place: 0 })
     }
 

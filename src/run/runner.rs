@@ -384,6 +384,8 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
     // With a state, what is new is known only after the shards were listed: with nothing new, an output that is there is no conflict.
     let mut held = if increment.is_none() && !options.dry_run { Some(Held::take(&sink, options.overwrite)?) } else { None };
     local::create_dir_all(&prepared.work)?;
+    // Held from here on: garbage is not collected beside a run.
+    let artefacts = Artefacts::open(&prepared.work, options.fresh)?;
     let spill_folder = prepared.work.join(SPILL);
     local::create_dir_all(&spill_folder)?;
     let engine = Arc::new(Engine::start(EngineOptions {
@@ -423,11 +425,11 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
     let embedders = prepared.embedders(options, telemetry)?;
     let models = embedders.iter().map(|(stage, embedder)| (*stage, embedder.identity().to_string())).collect();
     let increment =
-        increment.map(|increment| increment.with_models(&prepared.plan, &models, &snapshot, &schemas)).transpose()?.map(Arc::new);
+        increment.map(|increment| increment.identified(&prepared.plan, &models, &snapshot, &schemas)).transpose()?.map(Arc::new);
     let context = RunContext {
         engine: Arc::clone(&engine),
         cluster: LocalCluster::new(Arc::clone(&engine)),
-        artefacts: Artefacts::open(&prepared.work, options.fresh)?,
+        artefacts,
         plan: Arc::clone(&prepared.plan),
         scans: scan_keys(&prepared.plan, &snapshot, &schemas),
         snapshot,

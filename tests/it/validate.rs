@@ -114,13 +114,13 @@ fn set_replaces_what_its_path_names() {
         ("sink.parquet.compression", "zstd(19)"),
         ("sink.parquet.layout", "packed"),
         ("sink.input", "coreset"),
-        ("work.uri", "/tmp/elsewhere"),
+        ("work.uri", "/elsewhere"),
     ];
     let pipeline = good("quickstart", &sets);
     assert_eq!(pipeline.name, "renamed");
     assert_eq!(pipeline.sources[0].uri, "/data/a: b #c/*.parquet");
     assert_eq!(pipeline.sources[0].id_column.as_deref(), Some("doc"));
-    assert_eq!((pipeline.sink.zstd_level, pipeline.work_uri.as_str()), (19, "/tmp/elsewhere"));
+    assert_eq!((pipeline.sink.zstd_level, pipeline.work_uri.as_str()), (19, "/elsewhere"));
     let [StageConfig::Filter(filter), StageConfig::ExactDedup(exact), _, StageConfig::SemanticDedup(semantic), _] =
         &[0, 1, 2, 3, 4].map(|stage| pipeline.stages[stage].config.clone())
     else {
