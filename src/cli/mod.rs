@@ -5,6 +5,7 @@ mod difference;
 pub mod doctor;
 mod evidence;
 mod excerpt;
+mod forget;
 pub mod gc;
 pub mod init;
 pub mod output;

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Format, Global, PipelineArguments, output, prepare, root};
 use crate::declare::reader::parse_bytes;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::runner::{self, RunOptions};
 use crate::telemetry::{Telemetry, memory};
 
@@ -77,6 +77,7 @@ impl MachineArguments {
             batch_rows: self.batch_rows as usize,
             limit_rows,
             overwrite,
+            rebuild: false,
             dry_run: false,
             fresh: false,
             root: root(global)?,
@@ -87,10 +88,23 @@ impl MachineArguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &RunArguments, global: &Global, out: &mut dyn Write) -> Result<()> {
+    carry_out(arguments, false, global, out)
+}
+
+/// Runs `state rebuild`: as a run, but nothing is taken over from the state.
+pub(crate) fn rebuild(arguments: &RunArguments, global: &Global, out: &mut dyn Write) -> Result<()> {
+    carry_out(arguments, true, global, out)
+}
+
+fn carry_out(arguments: &RunArguments, rebuild: bool, global: &Global, out: &mut dyn Write) -> Result<()> {
     let prepared = prepare(&arguments.pipeline, global)?;
+    if rebuild && prepared.state().is_none() {
+        return Err(Error::usage("the pipeline has no state to rebuild").hint("name its folder: `state: { uri: ../state/ }`"));
+    }
     let mut options = arguments.machine.options(global, arguments.overwrite, arguments.limit_rows)?;
     options.dry_run = arguments.dry_run;
     options.fresh = arguments.fresh;
+    options.rebuild = rebuild;
     let telemetry = Telemetry::new(global.quiet);
     let ran = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
     match global.format {

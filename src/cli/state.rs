@@ -1,4 +1,4 @@
-//! `trommel state`: what a state holds, how it came about, and whether its files are whole.
+//! `trommel state`: what a state holds, how it came about, whether its files are whole; and what changes it beside runs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,10 +9,15 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::excerpt::printable;
+use super::forget::{self, ForgetArguments};
+use super::run::{self, RunArguments};
 use super::{Format, Global, output, root};
 use crate::error::{Error, Result};
-use crate::state::segments::read_shards;
-use crate::state::store::{Content, Store, Version};
+use crate::ids::ContentHash;
+use crate::state::compact;
+use crate::state::kept::Kept;
+use crate::state::segments::{KnownShard, read_shards};
+use crate::state::store::{Content, Maker, Store, Version};
 use crate::telemetry::{bytes, count};
 
 /// Arguments of `state`.
@@ -20,7 +25,9 @@ use crate::telemetry::{bytes, count};
 #[command(after_help = "Examples:
   trommel state show ../state
   trommel state history ../state --format json
-  trommel state verify ../state")]
+  trommel state verify ../state
+  trommel state compact ../state
+  trommel state rebuild daily.yaml")]
 pub struct StateArguments {
     #[command(subcommand)]
     command: Command,
@@ -34,6 +41,12 @@ enum Command {
     History(Folder),
     /// Hash every file of the newest version
     Verify(Folder),
+    /// Take documents out: from the next version on they match nothing
+    Forget(ForgetArguments),
+    /// Merge small files, and remove what the newest version does not list: rows that were forgotten are gone
+    Compact(Folder),
+    /// Decide over all shards anew, as a run that takes nothing over: after a change of stages or models, or when rows have drifted
+    Rebuild(RunArguments),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -45,39 +58,75 @@ struct Folder {
 
 /// Runs the command.
 pub(crate) fn state(arguments: &StateArguments, global: &Global, out: &mut dyn Write) -> Result<()> {
-    let (Command::Show(folder) | Command::History(folder) | Command::Verify(folder)) = &arguments.command;
-    let store = Store::new(&folder.state);
+    let folder = match &arguments.command {
+        Command::Rebuild(arguments) => return run::rebuild(arguments, global, out),
+        Command::Forget(arguments) => arguments.state(),
+        Command::Show(folder) | Command::History(folder) | Command::Verify(folder) | Command::Compact(folder) => &folder.state,
+    };
+    let store = Store::new(folder);
     if let Some(root) = root(global)? {
         root.confine(store.folder())?;
     }
+    // Held before the newest version is read, by what makes another.
+    let _lock = match &arguments.command {
+        Command::Compact(_) | Command::Forget(_) if folder.is_dir() => Some(store.hold()?),
+        _ => None,
+    };
     let Some((head, hash)) = store.head()? else {
         return Err(Error::state(format!("there is no state path=`{}`", store.folder().display()))
             .hint("name the folder that `state` of a pipeline names, after a run has ended"));
     };
     match &arguments.command {
         Command::Show(_) => show(&store, &head, &hash.to_string(), global.format, out),
-        Command::History(_) => history(&store, global.format, out),
+        Command::History(_) => history(&store, &head, global.format, out),
         Command::Verify(_) => verify(&store, &head, global.format, out),
+        Command::Forget(arguments) => forget::forget(arguments, &store, &(head, hash), global.format, out),
+        Command::Compact(_) => compact(&store, (head, hash), global.format, out),
+        Command::Rebuild(_) => Ok(()),
+    }
+}
+
+fn compact(store: &Store, head: (Version, ContentHash), format: Format, out: &mut dyn Write) -> Result<()> {
+    store.finish(&head.0)?;
+    let before = head.0.segments.len();
+    let made = compact::compact(store, &head)?;
+    let version = made.as_ref().unwrap_or(&head.0);
+    let removed = store.remove_unlisted(version)?;
+    let (files, size) = (removed.len(), removed.iter().map(|(_, bytes)| bytes).sum::<u64>());
+    match format {
+        Format::Json => output::json(
+            out,
+            &json!({
+                "files": {"after": version.segments.len(), "before": before}, "removed": {"bytes": size, "files": files},
+                "version": version.version,
+            }),
+        ),
+        Format::Text => {
+            let done = match &made {
+                Some(version) => format!("version {}: {} files, before {}", version.version, version.segments.len(), before),
+                None => format!("version {}: nothing to merge", version.version),
+            };
+            output::text(out, &format!("{done}\n{} files removed, {}\n", count(files as u64), bytes(size)))
+        }
     }
 }
 
 fn show(store: &Store, head: &Version, hash: &str, format: Format, out: &mut dyn Write) -> Result<()> {
-    let mut kept: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let stored = Kept::open(store, head)?;
+    let mut kept: BTreeMap<&str, u64> = BTreeMap::new();
     for segment in &head.segments {
-        if let Content::Rows { stage, .. } | Content::Named { stage, .. } = &segment.content {
-            let (rows, size) = kept.entry(stage.as_str()).or_default();
-            *rows += if matches!(segment.content, Content::Rows { .. }) { segment.rows } else { 0 };
-            *size += segment.bytes;
+        if let Content::Rows { stage, .. } | Content::Named { stage, .. } | Content::Fitted { stage } = &segment.content {
+            *kept.entry(stage.as_str()).or_default() += segment.bytes;
         }
     }
     let all: u64 = head.segments.iter().map(|segment| segment.bytes).sum();
-    let stages = head.stages.iter().map(|stage| {
-        let (rows, size) = kept.get(stage.id.as_str()).copied().unwrap_or_default();
-        (stage, rows, size)
-    });
+    let stages = head.stages.iter().map(|stage| (stage, stored.rows(&stage.id), kept.get(stage.id.as_str()).copied().unwrap_or_default()));
     if format == Format::Json {
         let stages: Vec<_> = stages
-            .map(|(stage, rows, size)| json!({"bytes": size, "config": stage.config, "id": stage.id, "kind": stage.kind, "rows": rows}))
+            .map(|(stage, rows, size)| {
+                let forgotten = stored.forgotten(&stage.id).len();
+                json!({"bytes": size, "config": stage.config, "forgotten": forgotten, "id": stage.id, "kind": stage.kind, "rows": rows})
+            })
             .collect();
         let files = head.segments.len();
         return output::json(
@@ -99,25 +148,39 @@ fn show(store: &Store, head: &Version, hash: &str, format: Format, out: &mut dyn
     output::text(out, &text)
 }
 
-fn history(store: &Store, format: Format, out: &mut dyn Write) -> Result<()> {
+fn history(store: &Store, head: &Version, format: Format, out: &mut dyn Write) -> Result<()> {
     let (mut text, mut versions) = (String::new(), Vec::new());
+    // The newest version lists the shards of all that it goes on from, with the run that read each.
+    let mut shards: BTreeMap<String, Vec<KnownShard>> = BTreeMap::new();
+    for segment in head.segments.iter().filter(|segment| segment.content == Content::Shards) {
+        for shard in read_shards(store, segment)? {
+            shards.entry(shard.run_id.clone()).or_default().push(shard);
+        }
+    }
     for number in store.versions()? {
         let (version, _) = store.read(number)?;
-        let mut shards = Vec::new();
-        for segment in version.segments.iter().filter(|segment| segment.content == Content::Shards && segment.version == number) {
-            shards.extend(read_shards(store, segment)?);
-        }
-        let _ = writeln!(
-            text,
-            "version {number}: shards {}, rows {}, kept {}, run {}, {}",
-            count(shards.len() as u64),
-            count(version.dataset.rows),
-            count(version.dataset.kept),
-            version.run_id,
-            printable(&version.dataset.folder.display().to_string())
-        );
-        let names: Vec<_> = shards.iter().map(|shard| json!({"path": shard.path, "rows": shard.rows, "source": shard.source})).collect();
-        versions.push(json!({"dataset": version.dataset, "run_id": version.run_id, "shards": names, "version": number}));
+        let mut value = json!({"made_by": version.made_by, "version": number});
+        let _ = match version.made_by {
+            Maker::Forget => writeln!(text, "version {number}: rows were forgotten"),
+            Maker::Compact => writeln!(text, "version {number}: files were merged"),
+            Maker::Run | Maker::Rebuild => {
+                let read = shards.get(&version.run_id).map_or(&[][..], Vec::as_slice);
+                let names: Vec<_> =
+                    read.iter().map(|shard| json!({"path": shard.path, "rows": shard.rows, "source": shard.source})).collect();
+                if let Some(value) = value.as_object_mut() {
+                    value.insert("dataset".into(), json!(version.dataset));
+                    value.insert("run_id".into(), json!(version.run_id));
+                    value.insert("shards".into(), json!(names));
+                }
+                let folder = printable(&version.dataset.folder.display().to_string());
+                let anew = if version.made_by == Maker::Rebuild { ", anew" } else { "" };
+                // Those that a rebuild has replaced are no longer listed.
+                let shards = if read.is_empty() { String::new() } else { format!("shards {}, ", count(read.len() as u64)) };
+                let (rows, kept) = (count(version.dataset.rows), count(version.dataset.kept));
+                writeln!(text, "version {number}: {shards}rows {rows}, kept {kept}{anew}, run {}, {folder}", version.run_id)
+            }
+        };
+        versions.push(value);
     }
     match format {
         Format::Json => output::json(out, &versions),

@@ -67,7 +67,7 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         spill_folder: spill.path().to_owned(),
     })?);
     let increment = match &prepared.state {
-        Some(folder) => Some(Increment::open(folder, &prepared.plan, false)?),
+        Some(folder) => Some(Increment::open(folder, &prepared.plan, false, false)?),
         None => None,
     };
     let (snapshot, known) = match &increment {

@@ -5,6 +5,7 @@
 //! that is left on disk the run's shards have their places in the snapshot, and those of the state the places after them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,10 +27,14 @@ use crate::ids::{ContentHash, Fingerprint, RowId, RunId, ShardId};
 use crate::plan::compile::{Input, Plan};
 use crate::stages::seam::{Incremental, Incumbents, TakeRows};
 use crate::state::artefacts::{read_table, unreadable};
+use crate::state::kept::{Kept, remembered, row_ids};
 use crate::state::segments::{self, CHECK, KnownShard, SegmentWriter};
-use crate::state::store::{Content, Dataset, FORMAT, Segment, StageIdentity, Store, Version, commit_id};
+use crate::state::store::{Content, Dataset, FORMAT, Maker, Segment, StageIdentity, Store, Version, commit_id};
 use crate::storage::local::{self, Identity};
 use crate::storage::lock::Lock;
+
+/// Rows of shards that are worth a file of their own.
+const GROUP_ROWS: u64 = 1 << 18;
 
 /// The state that a run goes on from.
 pub(super) struct Increment {
@@ -39,7 +44,10 @@ pub(super) struct Increment {
     /// The places of the shards of each source and path, and all content.
     names: BTreeMap<(String, String), Vec<usize>>,
     contents: BTreeSet<(String, ContentHash)>,
+    kept: Kept,
     stages: Vec<StageIdentity>,
+    /// Whether all shards are decided anew, and nothing of the versions before is taken over.
+    rebuild: bool,
     /// The dataset that an earlier run left without its name, and that has it now.
     finished: Option<PathBuf>,
     /// Files that were hashed in this run: once is enough.
@@ -49,17 +57,20 @@ pub(super) struct Increment {
 
 impl Increment {
     /// Opens the state in `folder`, finishes what an earlier run left undone, and refuses one that this plan cannot go on from. A reader
-    /// (`plan`) takes no lock and finishes nothing.
-    pub(super) fn open(folder: &Path, plan: &Plan, writer: bool) -> Result<Self> {
+    /// (`plan`) takes no lock and finishes nothing. With `rebuild` nothing of it is known but that it is there.
+    pub(super) fn open(folder: &Path, plan: &Plan, writer: bool, rebuild: bool) -> Result<Self> {
         let store = Store::new(folder);
         let lock = if writer { Some(store.hold()?) } else { None };
         let base = store.head()?;
         let stages = identities(plan);
-        let (mut known, mut finished) = (Vec::new(), None);
-        if let Some((version, _)) = &base {
-            if writer && store.finish(version)? {
-                finished = Some(version.dataset.folder.clone());
-            }
+        let (mut known, mut kept, mut finished) = (Vec::new(), Kept::default(), None);
+        if let Some((version, _)) = &base
+            && writer
+            && store.finish(version)?
+        {
+            finished = Some(version.dataset.folder.clone());
+        }
+        if let Some((version, _)) = base.as_ref().filter(|_| !rebuild) {
             store.check_lengths(version)?;
             for segment in version.segments.iter().filter(|segment| segment.content == Content::Shards) {
                 known.extend(segments::read_shards(&store, segment)?);
@@ -67,13 +78,14 @@ impl Increment {
             if known.len() as u64 != version.shards {
                 return Err(Error::state(format!("the state lists another number of shards version=`{}`", version.version)));
             }
+            kept = Kept::open(&store, version)?;
         }
         let mut names: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
         for (place, shard) in known.iter().enumerate() {
             names.entry((shard.source.clone(), shard.path.clone())).or_default().push(place);
         }
         let contents = known.iter().map(|shard| (shard.source.clone(), shard.hash)).collect();
-        Ok(Self { store, base, known, names, contents, stages, finished, checked: Mutex::default(), _lock: lock })
+        Ok(Self { store, base, known, names, contents, kept, stages, rebuild, finished, checked: Mutex::default(), _lock: lock })
     }
 
     /// Adds the models whose vectors the stages compare, by the stage that embeds, and the columns that they read; and refuses a state
@@ -106,7 +118,7 @@ impl Increment {
                 serde_json::json!({"config": made.config.canonical(), "kind": made.config.kind(), "model": models.get(&of), "version": made.config.version()})
             });
         }
-        if let Some((version, _)) = &self.base {
+        if let Some((version, _)) = self.base.as_ref().filter(|_| !self.rebuild) {
             go_on_from(version, &self.stages)?;
         }
         Ok(self)
@@ -121,7 +133,11 @@ impl Increment {
     pub(super) fn canonical(&self) -> serde_json::Value {
         // The run's id holds its plan, its inputs and its own base: no two histories have the same.
         let base = self.base.as_ref().map(|(version, _)| serde_json::json!({"run_id": version.run_id, "version": version.version}));
-        serde_json::json!({"base": base})
+        let mut canonical = serde_json::json!({"base": base});
+        if let Some(canonical) = canonical.as_object_mut().filter(|_| self.rebuild) {
+            canonical.insert("rebuild".into(), true.into());
+        }
+        canonical
     }
 
     /// Shards of the state.
@@ -145,38 +161,28 @@ impl Increment {
         Ok(path)
     }
 
-    fn segments<'a>(&'a self, stage: &'a str) -> impl Iterator<Item = (u64, &'a Segment)> {
-        let of = move |segment: &'a Segment| match &segment.content {
-            Content::Rows { stage: of, shard } if of == stage => Some((*shard, segment)),
-            _ => None,
-        };
-        self.base.iter().flat_map(|(version, _)| &version.segments).filter_map(of)
-    }
-
-    fn named_segment(&self, stage: &str, shard: u64) -> Option<&Segment> {
-        let wanted = Content::Named { stage: stage.to_owned(), shard };
-        self.base.iter().flat_map(|(version, _)| &version.segments).find(|segment| segment.content == wanted)
-    }
-
     /// Adds what a stage compares with to a key.
     pub(super) fn key(&self, mut key: Fingerprint, stage: &str) -> Fingerprint {
-        for (shard, segment) in self.segments(stage) {
-            key = key.number(shard).part(&segment.blake3);
+        for stored in self.kept.stage(stage) {
+            key = key.number(stored.first).part(&stored.rows.blake3);
+        }
+        for row in self.kept.forgotten(stage) {
+            key = key.number(*row);
         }
         key.number(self.known.len() as u64)
     }
 
     /// The rows that a stage kept in earlier increments, as narrow rows of `schema`; none where there are none.
     pub(super) fn incumbents(self: &Arc<Self>, stage: &str, schema: &SchemaRef) -> Option<Incumbents> {
-        let files: Vec<(u64, Segment)> = self.segments(stage).map(|(shard, segment)| (shard, segment.clone())).collect();
-        if files.is_empty() || schema.fields().len() == 1 {
+        let files: Vec<Segment> = self.kept.stage(stage).iter().map(|stored| stored.rows.clone()).collect();
+        let rows = self.kept.rows(stage);
+        if rows == 0 || schema.fields().len() == 1 {
             return None;
         }
-        let rows = files.iter().map(|(_, segment)| segment.rows).sum();
         let (state, of) = (Arc::clone(self), Arc::clone(schema));
         let stage = stage.to_owned();
-        let batches = files.into_iter().flat_map(move |(shard, segment)| -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
-            match state.narrow(&stage, shard, &segment, &of) {
+        let batches = files.into_iter().flat_map(move |segment| -> Box<dyn Iterator<Item = Result<RecordBatch>> + Send> {
+            match state.narrow(&stage, &segment, &of) {
                 Ok(batches) => Box::new(batches),
                 Err(error) => Box::new(std::iter::once(Err(error))),
             }
@@ -185,22 +191,19 @@ impl Increment {
     }
 
     fn narrow(
-        &self,
+        self: &Arc<Self>,
         stage: &str,
-        shard: u64,
         segment: &Segment,
         schema: &SchemaRef,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let path = self.checked(segment)?;
-        let mut columns = vec![segments::ROW];
+        let mut columns = vec![segments::ROW_ID];
         columns.extend(schema.fields().iter().skip(1).map(|field| field.name().as_str()));
         let batches = segments::read(&path, Some(&columns))?;
-        let (schema, stage) = (Arc::clone(schema), stage.to_owned());
+        let (schema, stage, state) = (Arc::clone(schema), stage.to_owned(), Arc::clone(self));
         Ok(batches.map(move |batch| {
-            let batch = batch?;
-            let ids: Option<Vec<u64>> = rows_in(&batch)?.iter().map(|row| row_id(shard as usize, *row)).collect();
-            let ids = ids.ok_or_else(|| Error::state("the state names a row above the limit"))?;
-            let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(ids))];
+            let batch = remembered(batch?, state.kept.forgotten(&stage))?;
+            let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(row_ids(&batch)?.to_vec()))];
             // A file's columns come in its own order.
             for field in schema.fields().iter().skip(1) {
                 let column = batch.column_by_name(field.name()).filter(|column| column.data_type() == field.data_type());
@@ -219,22 +222,30 @@ impl Increment {
     /// Gives what a stage compares rows of the state by; `wanted` rises.
     pub(super) fn read_named(&self, stage: &str, wanted: &[u64], take: &TakeRows<'_>) -> Result<()> {
         use rayon::prelude::*;
-        let shard_of = |row: &u64| RowId::from_bits(*row).shard().ordinal() as u64;
-        let shards: Vec<&[u64]> = wanted.chunk_by(|a, b| shard_of(a) == shard_of(b)).collect();
-        shards.par_iter().try_for_each(|wanted| {
-            let shard = wanted.first().map_or(0, shard_of);
-            let rows = self.segments(stage).find(|(of, _)| *of == shard).map(|(_, segment)| segment);
-            let (Some(rows), Some(named)) = (rows, self.named_segment(stage, shard)) else {
-                return Err(Error::state(format!("the state lacks the rows of a shard stage=`{stage}` shard=`{shard}`")));
-            };
+        let file_of = |row: &u64| {
+            let shard = RowId::from_bits(*row).shard().ordinal() as u64;
+            let lacking = || Error::state(format!("the state lacks the rows of a shard stage=`{stage}` shard=`{shard}`"));
+            self.kept.of_shard(stage, shard).ok_or_else(lacking)
+        };
+        let mut files = Vec::new();
+        let mut left = wanted;
+        while let Some(row) = left.first() {
+            let file = file_of(row)?;
+            let here = left.partition_point(|row| RowId::from_bits(*row).shard().ordinal() as u64 <= file.last);
+            let (wanted, rest) = left.split_at(here);
+            files.push((file, wanted));
+            left = rest;
+        }
+        files.par_iter().try_for_each(|(file, wanted)| {
+            let named = file.named.as_ref().ok_or_else(|| Error::state(format!("the state lacks a file stage=`{stage}`")))?;
             let (mut places, mut checks) = (Vec::with_capacity(wanted.len()), Vec::with_capacity(wanted.len()));
-            let (mut place, mut next) = (0, wanted.iter().map(|id| RowId::from_bits(*id).row()).peekable());
-            for batch in segments::read(&self.checked(rows)?, Some(&[segments::ROW, CHECK]))? {
+            let (mut place, mut next) = (0, wanted.iter().peekable());
+            for batch in segments::read(&self.checked(&file.rows)?, Some(&[segments::ROW_ID, CHECK]))? {
                 let batch = batch?;
                 let check = batch.column_by_name(CHECK).and_then(|column| column.as_primitive_opt::<UInt64Type>());
                 let check = check.ok_or_else(|| Error::state("the state's rows have no checksums"))?;
-                for (row, check) in rows_in(&batch)?.iter().zip(check.values()) {
-                    if next.next_if_eq(row).is_some() {
+                for (row, check) in row_ids(&batch)?.iter().zip(check.values()) {
+                    if next.next_if_eq(&row).is_some() {
                         places.push(place);
                         checks.push(*check);
                     }
@@ -242,18 +253,18 @@ impl Increment {
                 }
             }
             if places.len() != wanted.len() {
-                return Err(Error::state(format!("the state lacks rows that it kept stage=`{stage}` shard=`{shard}`")));
+                return Err(Error::state(format!("the state lacks rows that it kept stage=`{stage}`")));
             }
             segments::read_named(&self.store.segment_path(named), &places, &checks, |range, batch| take(&wanted[range], batch))
         })
     }
 
-    /// The document ids of rows of the state that a stage kept, asked for in rising order.
+    /// The document ids of rows of the state that a stage kept, asked for in rising order: those of a shard, and of others in its file.
     pub(super) fn doc_ids(&self, stage: &str, shard: usize) -> Result<DocIds> {
-        let segment = self.segments(stage).find(|(of, _)| *of == shard as u64).map(|(_, segment)| segment);
-        let segment = segment.ok_or_else(|| Error::internal("a row of the state that its stage did not keep"))?;
-        let batches = segments::read(&self.checked(segment)?, Some(&[segments::ROW, segments::DOC_ID]))?;
-        Ok(DocIds { batches: Box::new(batches), batch: None, place: 0 })
+        let stored = self.kept.of_shard(stage, shard as u64);
+        let stored = stored.ok_or_else(|| Error::internal("a row of the state that its stage did not keep"))?;
+        let batches = segments::read(&self.checked(&stored.rows)?, Some(&[segments::ROW_ID, segments::DOC_ID]))?;
+        Ok(DocIds { last_shard: stored.last, batches: Box::new(batches), batch: None, place: 0 })
     }
 
     /// Writes what the stages keep of the run's shards.
@@ -270,10 +281,11 @@ impl Increment {
             run_id: run_id.to_string(),
         });
         let mut written = vec![segments::write_shards(&self.store, &shards.collect::<Vec<_>>(), version)?];
-        let tasks = cx.snapshot.shards.iter().map(|shard| Descriptor {
-            ordinal: shard.id.ordinal(),
-            key: Fingerprint::new("trommel state").number(shard.id.ordinal() as u64).finish().into(),
-            bytes: shard.bytes,
+        let groups = Arc::new(groups(&cx.snapshot.shards));
+        let tasks = groups.iter().enumerate().map(|(ordinal, group)| Descriptor {
+            ordinal,
+            key: Fingerprint::new("trommel state").number(ordinal as u64).finish().into(),
+            bytes: cx.snapshot.shards[group.clone()].iter().map(|shard| shard.bytes).sum(),
         });
         let tasks: Vec<Descriptor> = tasks.collect();
         let phase = cx.telemetry.phase("state", tasks.len() as u64, tasks.iter().map(|task| task.bytes).sum());
@@ -287,8 +299,7 @@ impl Increment {
         }
         let (state, context, into) = (Arc::clone(self), Arc::clone(cx), Arc::clone(&made));
         run_tasks(cx, "State", tasks, cx.engine.threads(), &phase, move |descriptor| {
-            let shard = &context.snapshot.shards[descriptor.ordinal];
-            let segments = state.write_shard(&context, &narrow, shard)?;
+            let segments = state.write_group(&context, &narrow, &context.snapshot.shards[groups[descriptor.ordinal].clone()])?;
             into.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor.ordinal, segments);
             Ok(())
         })
@@ -298,65 +309,71 @@ impl Increment {
         Ok(written)
     }
 
-    fn write_shard(&self, cx: &Arc<RunContext>, narrow: &BTreeMap<usize, (SchemaRef, usize)>, shard: &Shard) -> Result<Vec<Segment>> {
-        let mut written = Vec::new();
-        let live = cx.live_at_end(shard)?;
-        for (index, narrow) in narrow {
-            let (index, planned) = (*index, &cx.plan.stages[*index]);
-            let kept = live.on(Input::Stage(index));
-            // Without a single vector there is nothing to compare.
-            if kept.count_set_bits() == 0 || planned.embedding.is_some() && narrow.1 == 0 {
-                continue;
+    /// Writes what each stage keeps of shards that follow one another.
+    fn write_group(&self, cx: &Arc<RunContext>, narrow: &BTreeMap<usize, (SchemaRef, usize)>, shards: &[Shard]) -> Result<Vec<Segment>> {
+        let mut writers: BTreeMap<usize, GroupWriter<'_>> = BTreeMap::new();
+        for shard in shards {
+            let live = cx.live_at_end(shard)?;
+            for (index, narrow) in narrow {
+                let (stage, planned) = (*index, &cx.plan.stages[*index]);
+                let kept = live.on(Input::Stage(stage));
+                // Without a single vector there is nothing to compare.
+                if kept.count_set_bits() == 0 || planned.embedding.is_some() && narrow.1 == 0 {
+                    continue;
+                }
+                let of = KeptRows { cx, stage, shard, ordinal: self.known.len() + shard.id.ordinal(), rows: &kept };
+                let writer = writers.entry(stage).or_default();
+                let checks = if planned.config.named().is_some() { Some(self.write_named(&of, &mut writer.named)?) } else { None };
+                self.write_rows(&of, narrow, checks.as_deref(), &mut writer.rows)?;
             }
-            let place = (self.known.len() + shard.id.ordinal()) as u64;
-            let stage = planned.id.to_string();
-            let of = Kept { cx, stage: index, shard, rows: &kept };
-            let checks = if planned.config.named().is_some() {
-                let (segment, checks) = self.write_named(&of, Content::Named { stage: stage.clone(), shard: place })?;
-                written.push(segment);
-                Some(checks)
-            } else {
-                None
-            };
-            written.push(self.write_rows(&of, narrow, checks.as_deref(), Content::Rows { stage, shard: place })?);
+        }
+        let ordinal = |shard: Option<&Shard>| (self.known.len() + shard.map_or(0, |shard| shard.id.ordinal())) as u64;
+        let (first, last) = (ordinal(shards.first()), ordinal(shards.last()));
+        let mut written = Vec::new();
+        for (index, writer) in writers {
+            let stage = cx.plan.stages[index].id.to_string();
+            if let Some(writer) = writer.named {
+                written.push(writer.finish(Content::Named { stage: stage.clone(), first, last }, self.version())?);
+            }
+            if let Some(writer) = writer.rows {
+                written.push(writer.finish(Content::Rows { stage, first, last }, self.version())?);
+            }
         }
         Ok(written)
     }
 
     /// What the stage compares the kept rows by, and a checksum of each.
-    fn write_named(&self, of: &Kept<'_>, content: Content) -> Result<(Segment, Vec<u64>)> {
-        let Kept { cx, stage, shard, rows: kept } = *of;
-        let mut writer: Option<SegmentWriter<'_>> = None;
+    fn write_named<'a>(&'a self, of: &KeptRows<'_>, writer: &mut Option<SegmentWriter<'a>>) -> Result<Vec<u64>> {
+        let KeptRows { cx, stage, shard, rows: kept, .. } = *of;
         let mut all = Vec::with_capacity(kept.count_set_bits());
         read_columns(cx, stage, shard, kept, |made| {
             let lists = made.columns().last().and_then(|column| column.as_list_opt::<i32>());
             let lists = lists.ok_or_else(|| Error::internal("a stage that compares rows by something else than lists"))?;
             all.extend(segments::checks(lists).ok_or_else(|| Error::internal("a stage that compares rows by lists of something else"))?);
             let schema = segments::named_schema(made.schema().field(made.num_columns() - 1));
-            let columns = vec![Arc::clone(made.column(0)), Arc::new(lists.clone()) as ArrayRef];
-            let batch =
-                RecordBatch::try_new(Arc::clone(&schema), columns).context(Kind::Internal, || "cannot build rows of the state".into())?;
-            let writer = match &mut writer {
+            let rows = of.row_ids(made.column(0).as_primitive::<UInt64Type>().values().iter().copied())?;
+            let batch = RecordBatch::try_new(Arc::clone(&schema), vec![rows, Arc::new(lists.clone()) as ArrayRef]);
+            let batch = batch.context(Kind::Internal, || "cannot build rows of the state".into())?;
+            let writer = match writer {
                 Some(writer) => writer,
                 None => writer.insert(SegmentWriter::create(&self.store, &schema, true)?),
             };
             writer.write(&batch)
         })?;
-        let writer = writer.ok_or_else(|| Error::internal("kept rows that were not read"))?;
-        Ok((writer.finish(content, self.version())?, all))
+        if all.len() == kept.count_set_bits() { Ok(all) } else { Err(Error::internal("kept rows that were not read")) }
     }
 
-    fn write_rows(
-        &self,
-        of: &Kept<'_>,
+    fn write_rows<'a>(
+        &'a self,
+        of: &KeptRows<'_>,
         (narrow, dimensions): &(SchemaRef, usize),
         checks: Option<&[u64]>,
-        content: Content,
-    ) -> Result<Segment> {
-        let Kept { cx, stage, shard, rows: kept } = *of;
+        writer: &mut Option<SegmentWriter<'a>>,
+    ) -> Result<()> {
+        let KeptRows { cx, stage, shard, rows: kept, .. } = *of;
         let doc_ids = doc_ids(cx, shard, kept)?;
         let mut fields = vec![
-            Arc::new(Field::new(segments::ROW, DataType::UInt64, false)),
+            Arc::new(Field::new(segments::ROW_ID, DataType::UInt64, false)),
             Arc::new(Field::new(segments::DOC_ID, DataType::Utf8, true)),
         ];
         if checks.is_some() {
@@ -364,13 +381,16 @@ impl Increment {
         }
         fields.extend(narrow.fields().iter().skip(1).cloned());
         let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let mut writer = SegmentWriter::create(&self.store, &schema, false)?;
+        let writer = match writer {
+            Some(writer) => writer,
+            None => writer.insert(SegmentWriter::create(&self.store, &schema, false)?),
+        };
         let mut done = 0;
         for batch in NarrowReader::of_shard(cx, stage, (narrow, *dimensions), shard, kept.clone())? {
             let batch = batch?;
             let rows = batch.num_rows();
             let numbers = batch.column(0).as_primitive::<UInt64Type>().values().iter().map(|id| RowId::from_bits(*id).row());
-            let mut made: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from_iter_values(numbers)), doc_ids.slice(done, rows)];
+            let mut made: Vec<ArrayRef> = vec![of.row_ids(numbers)?, doc_ids.slice(done, rows)];
             if let Some(checks) = checks {
                 let of = checks.get(done..done + rows).ok_or_else(|| Error::internal("kept rows that were not read"))?;
                 made.push(Arc::new(UInt64Array::from(of.to_vec())));
@@ -380,13 +400,13 @@ impl Increment {
             let batch = RecordBatch::try_new(Arc::clone(&schema), made);
             writer.write(&batch.context(Kind::Internal, || "cannot build rows of the state".into())?)?;
         }
-        writer.finish(content, self.version())
+        Ok(())
     }
 
     /// The stages, with all that any run has read.
     fn identities(&self) -> Vec<StageIdentity> {
         let mut stages = self.stages.clone();
-        for old in self.base.iter().flat_map(|(version, _)| &version.stages) {
+        for old in self.base.iter().filter(|_| !self.rebuild).flat_map(|(version, _)| &version.stages) {
             if let Some(stage) = stages.iter_mut().find(|stage| stage.id == old.id) {
                 stage.reads.extend(old.reads.clone());
             }
@@ -395,9 +415,17 @@ impl Increment {
     }
 
     /// What an earlier run had left undone and is done now, in words.
-    pub(super) fn note(&self) -> Option<String> {
-        let folder = self.finished.as_ref()?;
-        Some(format!("the dataset of an earlier run, which was cut off, has got its name: {}", folder.display()))
+    pub(super) fn notes(&self) -> Vec<String> {
+        let finished = self
+            .finished
+            .iter()
+            .map(|folder| format!("the dataset of an earlier run, which was cut off, has got its name: {}", folder.display()));
+        // A rebuild reads shards, and knows nothing of what was taken out of the state.
+        let forgets = |segment: &&Segment| segment.content == Content::Forgotten;
+        let forgotten =
+            self.base.iter().filter(|_| self.rebuild).any(|(version, _)| version.segments.iter().any(|segment| forgets(&segment)));
+        let back = forgotten.then(|| "rows were forgotten in this state: they are back if the shards still hold them".to_owned());
+        finished.chain(back).collect()
     }
 
     /// Refuses to replace the newest dataset of the state: the rows that it holds are nowhere else.
@@ -413,32 +441,63 @@ impl Increment {
 
     /// Makes the next version: the point from which on the increment counts.
     pub(super) fn commit(&self, snapshot: &Snapshot, run_id: &RunId, dataset: Dataset, made: Vec<Segment>) -> Result<()> {
-        let base = self.base.as_ref();
-        let mut segments = base.map(|(version, _)| version.segments.clone()).unwrap_or_default();
+        let taken_over = self.base.as_ref().filter(|_| !self.rebuild).map(|(version, _)| version);
+        let mut segments = taken_over.map(|version| version.segments.clone()).unwrap_or_default();
         segments.extend(made);
         self.store.commit(&Version {
             format: FORMAT,
             trommel: env!("CARGO_PKG_VERSION").into(),
             version: self.version(),
-            base: base.map(|(_, hash)| hash.to_string()),
+            base: self.base.as_ref().map(|(_, hash)| hash.to_string()),
             stages: self.identities(),
             run_id: run_id.to_string(),
             commit_id: commit_id(),
+            made_by: if self.rebuild { Maker::Rebuild } else { Maker::Run },
             dataset,
             shards: (self.known.len() + snapshot.shards.len()) as u64,
-            rows: base.map_or(0, |(version, _)| version.rows) + snapshot.rows(),
+            rows: taken_over.map_or(0, |version| version.rows) + snapshot.rows(),
             segments,
         })
     }
 }
 
+/// The files that a stage's rows of some shards go to.
+#[derive(Default)]
+struct GroupWriter<'a> {
+    rows: Option<SegmentWriter<'a>>,
+    named: Option<SegmentWriter<'a>>,
+}
+
 /// The rows of a shard that a stage kept.
-#[derive(Clone, Copy)]
-struct Kept<'a> {
+struct KeptRows<'a> {
     cx: &'a Arc<RunContext>,
     stage: usize,
     shard: &'a Shard,
+    /// The shard's ordinal in the state.
+    ordinal: usize,
     rows: &'a BooleanBuffer,
+}
+
+impl KeptRows<'_> {
+    fn row_ids(&self, rows: impl Iterator<Item = u64>) -> Result<ArrayRef> {
+        let ids: Option<Vec<u64>> = rows.map(|row| row_id(self.ordinal, row)).collect();
+        let ids = ids.ok_or_else(|| Error::resources("the state and the run have too many shards together"))?;
+        Ok(Arc::new(UInt64Array::from(ids)))
+    }
+}
+
+/// Shards that follow one another and whose kept rows go to one file of each stage: so many that a file is worth its name.
+fn groups(shards: &[Shard]) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let (mut from, mut rows) = (0, 0);
+    for (place, shard) in shards.iter().enumerate() {
+        rows += shard.rows;
+        if rows >= GROUP_ROWS || place + 1 == shards.len() {
+            groups.push(from..place + 1);
+            (from, rows) = (place + 1, 0);
+        }
+    }
+    groups
 }
 
 impl Known for Increment {
@@ -462,17 +521,23 @@ impl Known for Increment {
 
 /// Document ids of rows of the state, read forward.
 pub(super) struct DocIds {
+    last_shard: u64,
     batches: Box<dyn Iterator<Item = Result<RecordBatch>> + Send>,
     batch: Option<RecordBatch>,
     place: usize,
 }
 
 impl DocIds {
-    /// The id of a row, or of the same again.
+    /// Whether rows of a shard may be among them, of shards asked for in rising order.
+    pub(super) fn reaches(&self, shard: usize) -> bool {
+        shard as u64 <= self.last_shard
+    }
+
+    /// The id of a row (as the state counts shards), or of the same again.
     pub(super) fn seek(&mut self, row: u64) -> Result<Option<String>> {
         loop {
             if let Some(batch) = &self.batch {
-                let rows = rows_in(batch)?;
+                let rows = row_ids(batch)?;
                 while self.place < rows.len() && rows[self.place] < row {
                     self.place += 1;
                 }
@@ -509,12 +574,8 @@ fn doc_ids(cx: &RunContext, shard: &Shard, kept: &BooleanBuffer) -> Result<Array
     concat(&parts).context(Kind::Internal, || "cannot gather document ids".into())
 }
 
-fn rows_in(batch: &RecordBatch) -> Result<&[u64]> {
-    let rows = batch.column_by_name(segments::ROW).and_then(|rows| rows.as_primitive_opt::<UInt64Type>());
-    rows.map(|rows| &**rows.values()).ok_or_else(|| Error::state("the state's rows have no numbers"))
-}
-
-fn row_id(shard: usize, row: u64) -> Option<u64> {
+/// The id of a row of the state.
+pub(super) fn row_id(shard: usize, row: u64) -> Option<u64> {
     ShardId::try_new(shard).and_then(|shard| RowId::try_new(shard, row)).map(RowId::to_bits)
 }
 
@@ -537,7 +598,7 @@ fn identities(plan: &Plan) -> Vec<StageIdentity> {
 fn go_on_from(version: &Version, stages: &[StageIdentity]) -> Result<()> {
     let refuse = |reason: String| {
         Err(Error::usage(format!("the state was made by another pipeline: {reason}"))
-            .hint("undo the change, or start a new state: name another folder as `state` and run over all shards"))
+            .hint("undo the change, or decide over all shards anew: `trommel state rebuild`, or another folder as `state`"))
     };
     for old in &version.stages {
         let Some(new) = stages.iter().find(|stage| stage.id == old.id) else { return refuse(format!("stage `{}` is gone", old.id)) };

@@ -171,8 +171,8 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
         cx: Arc<RunContext>,
         edges: RowStream,
         nodes: Nodes,
-        /// Document ids of rows of the state, by stage, with the shard that they are of.
-        incumbents: BTreeMap<usize, (usize, increment::DocIds)>,
+        /// Document ids of rows of the state, by stage.
+        incumbents: BTreeMap<usize, increment::DocIds>,
         group: Option<(u64, u64)>,
         ended: bool,
     }
@@ -209,11 +209,13 @@ fn resolve(cx: Arc<RunContext>, edges: RowStream) -> RowStream {
                             note(of, None, Some(count));
                         }
                         let by = stages[index] as usize;
-                        if state.incumbents.get(&by).is_none_or(|(of, _)| *of != ordinal) {
+                        if state.incumbents.get(&by).is_none_or(|ids| !ids.reaches(ordinal)) {
                             let ids = increment.doc_ids(state.cx.plan.stages[by].id.as_str(), ordinal)?;
-                            state.incumbents.insert(by, (ordinal, ids));
+                            state.incumbents.insert(by, ids);
                         }
-                        let ids = state.incumbents.get_mut(&by).map(|(_, ids)| ids.seek(RowId::from_bits(kept[index]).row()));
+                        let row = increment::row_id(ordinal, RowId::from_bits(kept[index]).row());
+                        let row = row.ok_or_else(|| Error::state("the state names a row above the limit"))?;
+                        let ids = state.incumbents.get_mut(&by).map(|ids| ids.seek(row));
                         if main.value(index) {
                             note(rows[index], ids.transpose()?.flatten().as_deref(), None);
                         }

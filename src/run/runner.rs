@@ -55,6 +55,8 @@ pub struct RunOptions {
     pub overwrite: bool,
     /// Use nothing that earlier runs have computed.
     pub fresh: bool,
+    /// Decide over all shards, those that the state knows too, and take nothing over from it.
+    pub rebuild: bool,
     /// Decide, and write neither a dataset nor a version of the state.
     pub dry_run: bool,
     /// Where every path must lie.
@@ -374,12 +376,12 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         problems.into_result(&prepared.file.display().to_string())?;
     }
     let increment = match &prepared.state {
-        Some(folder) => Some(Increment::open(folder, &prepared.plan, !options.dry_run)?),
+        Some(folder) => Some(Increment::open(folder, &prepared.plan, !options.dry_run, options.rebuild)?),
         None => None,
     };
     let sink = prepared.sink(increment.as_ref());
     if let Some(increment) = &increment {
-        increment.note().iter().for_each(|note| telemetry.note(note));
+        increment.notes().iter().for_each(|note| telemetry.note(note));
     }
     // With a state, what is new is known only after the shards were listed: with nothing new, an output that is there is no conflict.
     let mut held = if increment.is_none() && !options.dry_run { Some(Held::take(&sink, options.overwrite)?) } else { None };

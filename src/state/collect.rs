@@ -1,7 +1,6 @@
 //! What no run will ask for again: artefacts that the newest finished run of a pipeline did not use, overflow that a killed process left,
-//! and files in a state that none of its versions lists.
+//! and files in a state that its newest version does not list: older versions are history, which is read of manifests alone.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::artefacts::Artefacts;
@@ -39,21 +38,7 @@ impl Garbage {
         }
         if let Some(store) = state.filter(|store| store.folder().is_dir()) {
             garbage.locks.push(store.hold()?);
-            let mut listed = BTreeSet::new();
-            for version in store.versions()? {
-                listed.extend(store.read(version)?.0.segments.iter().map(|segment| store.segment_path(segment)));
-            }
-            // What a killed process had not given its name yet starts with a point.
-            for folder in ["segments", "manifest"] {
-                let folder = store.folder().join(folder);
-                for name in local::list_all_files(&folder)? {
-                    let path = folder.join(&name);
-                    if name.starts_with('.') || folder.ends_with("segments") && !listed.contains(&path) {
-                        let bytes = local::identity(&path)?.map_or(0, |identity| identity.bytes);
-                        garbage.files.push((path, bytes));
-                    }
-                }
-            }
+            garbage.files.extend(store.unlisted(store.head()?.as_ref().map(|(head, _)| head))?);
         }
         garbage.files.sort();
         Ok(garbage)

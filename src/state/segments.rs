@@ -3,6 +3,7 @@
 //! A file is checked against its hash before it is used, but for those of which only some rows are read: each such row has a checksum
 //! among the narrow rows.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::ContentHash;
 use crate::storage::{checksum, local};
 
-/// The row's number inside its shard.
-pub const ROW: &str = "row";
+/// The row: the bits of a [`crate::ids::RowId`] whose shard is counted as the state counts them.
+pub const ROW_ID: &str = "row_id";
 /// The document's id.
 pub const DOC_ID: &str = "doc_id";
 /// A checksum of what the stage compares the row by.
@@ -71,7 +72,8 @@ impl<'a> SegmentWriter<'a> {
         let properties = WriterProperties::builder()
             .set_writer_version(WriterVersion::PARQUET_1_0)
             .set_created_by("trommel".into())
-            .set_compression(if single { Compression::UNCOMPRESSED } else { Compression::LZ4_RAW })
+            // Hashes and vectors do not compress, and a search of the files for a document id finds it.
+            .set_compression(Compression::UNCOMPRESSED)
             .set_dictionary_enabled(false)
             .set_statistics_enabled(EnabledStatistics::None)
             .set_offset_index_disabled(!single)
@@ -174,6 +176,44 @@ pub fn read_shards(store: &Store, segment: &Segment) -> Result<Vec<KnownShard>> 
     Ok(shards)
 }
 
+/// Writes which rows, by stage, count as not there.
+///
+/// # Errors
+/// Kind storage.
+pub fn write_forgotten(store: &Store, rows: &BTreeMap<String, Vec<u64>>, version: u64) -> Result<Segment> {
+    let fields = vec![Field::new("stage", DataType::Utf8, false), Field::new(ROW_ID, DataType::UInt64, false)];
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let mut writer = SegmentWriter::create(store, &schema, false)?;
+    for (stage, rows) in rows {
+        let stages: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|_| stage)));
+        let columns = vec![stages, Arc::new(UInt64Array::from(rows.clone()))];
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns);
+        writer.write(&batch.context(Kind::Internal, || "cannot build a list of rows".into())?)?;
+    }
+    writer.finish(Content::Forgotten, version)
+}
+
+/// The rows of one segment of [`write_forgotten`], by stage.
+///
+/// # Errors
+/// Kind state where the file is damaged.
+pub fn read_forgotten(store: &Store, segment: &Segment) -> Result<BTreeMap<String, Vec<u64>>> {
+    let path = checked(store, segment)?;
+    let mut forgotten: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for batch in read(&path, None)? {
+        let batch = batch?;
+        let stages = batch.columns().first().and_then(|column| column.as_string_opt::<i32>()).ok_or_else(|| damaged(&path))?;
+        let rows = batch.columns().get(1).and_then(|column| column.as_primitive_opt::<UInt64Type>()).ok_or_else(|| damaged(&path))?;
+        for (stage, row) in stages.iter().flatten().zip(rows.values()) {
+            match forgotten.get_mut(stage) {
+                Some(rows) => rows.push(*row),
+                None => drop(forgotten.insert(stage.to_owned(), vec![*row])),
+            }
+        }
+    }
+    Ok(forgotten)
+}
+
 /// The path of a segment whose bytes are those of its hash.
 ///
 /// # Errors
@@ -228,7 +268,7 @@ fn open(path: &Path, columns: Option<&[&str]>, selection: Option<RowSelection>) 
 #[must_use]
 pub fn named_schema(values: &Field) -> SchemaRef {
     Arc::new(Schema::new(vec![
-        Field::new(ROW, DataType::UInt64, false),
+        Field::new(ROW_ID, DataType::UInt64, false),
         Field::new("values", values.data_type().clone(), values.is_nullable()),
     ]))
 }
@@ -248,7 +288,7 @@ pub fn checks(lists: &ListArray) -> Option<Vec<u64>> {
     lists.value_offsets().windows(2).map(of).collect()
 }
 
-/// Reads what a stage compares the rows `wanted` (rising) of one shard by: the rows at `places` of the file, whose checksums are `checks`.
+/// Reads what a stage compares rows by: the rows at `places` of the file, whose checksums are `checks`.
 /// `take` gets the rows and a batch whose last column are the values.
 ///
 /// # Errors

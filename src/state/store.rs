@@ -5,7 +5,7 @@
 //! length and BLAKE3. `segments/<BLAKE3>.parquet` are these files. A version is made by creating the manifest of the next number where
 //! there is none: of several processes that try, one succeeds, whatever locks say. Nothing that a manifest lists is ever changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,8 @@ use crate::storage::{checksum, local};
 /// The version of the format. A reader refuses newer ones.
 pub const FORMAT: u64 = 1;
 /// What mends a damaged state.
-pub(super) const MEND: &str = "restore the state from a copy, or start a new one: name another folder as `state` and run over all shards";
+pub(super) const MEND: &str =
+    "restore the state from a copy, or decide over all shards anew: `trommel state rebuild`, or another folder as `state`";
 /// Bytes of a manifest that a reader accepts.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -41,6 +42,8 @@ pub struct Version {
     pub run_id: String,
     /// Told apart from all other attempts at this version.
     pub commit_id: String,
+    /// What made it.
+    pub made_by: Maker,
     /// The dataset of that run.
     pub dataset: Dataset,
     /// Shards known, the base's first.
@@ -49,6 +52,28 @@ pub struct Version {
     pub rows: u64,
     /// Its files, those of the base first.
     pub segments: Vec<Segment>,
+}
+
+/// What made a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Maker {
+    /// A run that went on from the version before.
+    Run,
+    /// A run over all shards that took nothing over.
+    Rebuild,
+    /// `state forget`.
+    Forget,
+    /// `state compact`.
+    Compact,
+}
+
+impl Maker {
+    /// Whether the version came with a dataset of its own.
+    #[must_use]
+    pub fn is_run(self) -> bool {
+        matches!(self, Self::Run | Self::Rebuild)
+    }
 }
 
 /// What decides which rows a stage keeps.
@@ -91,19 +116,30 @@ pub struct Dataset {
 pub enum Content {
     /// The shards of one version: ordinal, names, hash, what tells that a file is the same.
     Shards,
-    /// The narrow rows that a stage kept of one shard: row, document id, features.
+    /// The narrow rows that a stage kept of some shards that follow one another, in row order: row id, document id, features.
     Rows {
         /// The stage.
         stage: String,
-        /// The shard's ordinal.
-        shard: u64,
+        /// The ordinal of the first shard.
+        first: u64,
+        /// The ordinal of the last one.
+        last: u64,
     },
-    /// What the stage compares these rows by, where that is too much to read for all: row and values.
+    /// What the stage compares these rows by, where that is too much to read for all: row id and values.
     Named {
         /// The stage.
         stage: String,
-        /// The shard's ordinal.
-        shard: u64,
+        /// The ordinal of the first shard.
+        first: u64,
+        /// The ordinal of the last one.
+        last: u64,
+    },
+    /// Rows that count as not there: stage and row id.
+    Forgotten,
+    /// What a stage fitted once, and goes on with.
+    Fitted {
+        /// The stage.
+        stage: String,
     },
 }
 
@@ -289,6 +325,40 @@ impl Store {
     /// Kind storage.
     pub fn finish(&self, version: &Version) -> Result<bool> {
         commit::finish_committed(&version.dataset.folder, &version.run_id, version.dataset.overwrite)
+    }
+
+    /// The files that a version does not list, with their lengths: what no run will read, and what a killed process had not given its name.
+    ///
+    /// # Errors
+    /// Kind storage.
+    pub fn unlisted(&self, head: Option<&Version>) -> Result<Vec<(PathBuf, u64)>> {
+        let listed: BTreeSet<PathBuf> =
+            head.iter().flat_map(|version| &version.segments).map(|segment| self.segment_path(segment)).collect();
+        let mut files = Vec::new();
+        for (folder, is_segments) in [(self.segments(), true), (self.manifests(), false)] {
+            if !local::exists(&folder)? {
+                continue;
+            }
+            for name in local::list_all_files(&folder)? {
+                let path = folder.join(&name);
+                if name.starts_with('.') || is_segments && !listed.contains(&path) {
+                    let bytes = local::identity(&path)?.map_or(0, |identity| identity.bytes);
+                    files.push((path, bytes));
+                }
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// Removes these files; who calls it holds the state.
+    ///
+    /// # Errors
+    /// Kind storage.
+    pub fn remove_unlisted(&self, head: &Version) -> Result<Vec<(PathBuf, u64)>> {
+        let files = self.unlisted(Some(head))?;
+        files.iter().try_for_each(|(path, _)| local::remove_file(path))?;
+        Ok(files)
     }
 
     /// What is wrong with the files of a version, each in words; and how many files and bytes were looked at.

@@ -25,6 +25,7 @@ mod row_local;
 mod run;
 mod semantic_rules;
 mod sketches;
+mod state;
 mod validate;
 mod vectors;
 mod why;

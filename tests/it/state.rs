@@ -1,0 +1,361 @@
+//! What changes a state beside runs: rows taken out on demand, files merged, everything decided anew; and any sequence of such steps
+//! against a plain map.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::fixture::{Corpus, list, trommel};
+
+const EXACT: &str = "  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase] } }";
+const NEAR: &str = "  - { id: exact, exact_dedup: { columns: [text] } }\n  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }";
+
+fn incremental(stages: &str) -> Corpus {
+    let corpus = Corpus::new();
+    let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+    corpus.pipeline_with(source, stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
+    corpus
+}
+
+/// Rows of these texts; the ids are the shard's name and the row's number.
+fn shard(corpus: &Corpus, name: &str, texts: &[String]) {
+    let rows: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+    corpus.shard(&format!("{name}.parquet"), &rows);
+}
+
+fn pages(numbers: impl Iterator<Item = usize>) -> Vec<String> {
+    numbers.map(|n| format!("page{n} has{n} the{n} number{n}")).collect()
+}
+
+fn json(corpus: &Corpus, arguments: &[&str]) -> Value {
+    let ran = trommel(corpus.path(), &[arguments, &["--format", "json"]].concat()).ok();
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+fn forget(corpus: &Corpus, ids: &[&str], more: &[&str]) -> Value {
+    fs::write(corpus.at("ids.txt"), ids.join("\n")).unwrap();
+    json(corpus, &[&["state", "forget", "state", "--ids", "ids.txt"], more].concat())
+}
+
+/// Whether some file below a folder holds these bytes, packed or not.
+fn holds(corpus: &Corpus, folder: &str, wanted: &[u8]) -> bool {
+    let mut files = Vec::new();
+    list(&corpus.at(folder), &mut files);
+    files.iter().any(|file| {
+        let bytes = fs::read(file).unwrap();
+        bytes.windows(wanted.len()).any(|window| window == wanted)
+    })
+}
+
+#[test]
+fn forgotten_rows_match_nothing_and_are_listed_where_they_stand() {
+    let corpus = incremental(NEAR);
+    shard(&corpus, "1", &pages(0..20));
+    corpus.run(&[]).ok();
+    shard(&corpus, "2", &pages(5..25));
+    corpus.run(&[]).ok();
+    // Known pages are 0 to 19 of the first day and 20 to 24 of the second.
+    let dry = forget(&corpus, &["1-7", "2-15", "2-0", "none"], &["--dry-run"]);
+    let said = forget(&corpus, &["1-7", "2-15", "2-0", "none"], &[]);
+    for field in ["forgotten", "standing", "dropped_for_their_sake", "not_in_the_state"] {
+        assert_eq!(dry[field], said[field], "{field}");
+    }
+    assert_eq!((&dry["version"], &said["version"]), (&2.into(), &3.into()));
+    assert_eq!(said["forgotten"], serde_json::json!({"exact": 2, "near": 2}));
+    assert_eq!(said["not_in_the_state"], serde_json::json!(["2-0", "none"]));
+    let ids =
+        |field: &str| said[field].as_array().unwrap().iter().map(|row| row["doc_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(ids("standing"), ["1-7", "2-0", "2-15"]);
+    assert_eq!(ids("dropped_for_their_sake"), ["2-2"]);
+    // A second time there is nothing to do.
+    let again = forget(&corpus, &["1-7", "2-15"], &[]);
+    assert_eq!((&again["version"], &again["forgotten"]), (&3.into(), &serde_json::json!({})));
+    // Pages 7 and 20 are new again; 7 is there twice, and its second copy falls for the first.
+    shard(&corpus, "3", &[pages(5..25), pages(7..8)].concat());
+    corpus.run(&[]).ok();
+    assert_eq!(corpus.kept_of("out/4"), ["3-2", "3-15"]);
+    trommel(corpus.path(), &["verify", "out/4"]).ok();
+    trommel(corpus.path(), &["state", "verify", "state"]).ok();
+    let history = trommel(corpus.path(), &["state", "history", "state"]).ok().stdout;
+    assert!(history.contains("version 3: rows were forgotten") && history.lines().count() == 4, "{history}");
+}
+
+#[test]
+fn compaction_keeps_what_is_kept_and_removes_what_is_forgotten() {
+    let corpus = incremental(NEAR);
+    for day in 0..5 {
+        shard(&corpus, &format!("{day}"), &pages(day * 10..day * 10 + 15));
+        corpus.run(&[]).ok();
+    }
+    let before = json(&corpus, &["state", "show", "state"]);
+    forget(&corpus, &["0-3", "4-12"], &[]);
+    let rows = |value: &Value| value["stages"].as_array().unwrap().iter().map(|stage| stage["rows"].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(rows(&before), [55, 55]);
+    assert!(holds(&corpus, "state/segments", b"0-3"), "document ids of a small file are found in its bytes");
+    let said = json(&corpus, &["state", "compact", "state"]);
+    assert_eq!(said["version"], 7, "{said}");
+    let after = json(&corpus, &["state", "show", "state"]);
+    // Shards, and one file of rows a stage, and what the near stage compares them by.
+    assert_eq!((rows(&after), &after["files"]), (vec![53, 53], &4.into()));
+    let mut files = Vec::new();
+    list(&corpus.at("state/segments"), &mut files);
+    assert_eq!(files.len(), 4, "nothing else is left");
+    trommel(corpus.path(), &["state", "verify", "state"]).ok();
+    // Read as any tool reads them, no row of them is left.
+    for id in ["0-3", "4-12"] {
+        assert!(!holds(&corpus, "state", id.as_bytes()), "{id}");
+    }
+    let said = json(&corpus, &["state", "compact", "state"]);
+    assert_eq!((&said["version"], &said["removed"]["files"]), (&7.into(), &0.into()));
+    shard(&corpus, "5", &pages(0..60));
+    corpus.run(&[]).ok();
+    assert_eq!(corpus.kept_of("out/8"), ["5-3", "5-52", "5-55", "5-56", "5-57", "5-58", "5-59"]);
+    let history = trommel(corpus.path(), &["state", "history", "state"]).ok().stdout;
+    assert!(history.starts_with("version 1: shards 1, rows 15, kept 15, run"), "{history}");
+}
+
+#[test]
+fn a_rebuild_decides_over_all_shards_anew() {
+    let corpus = incremental(NEAR);
+    for day in 0..3 {
+        shard(&corpus, &format!("{day}"), &pages(day * 10..day * 10 + 15));
+        corpus.run(&[]).ok();
+    }
+    // Another threshold: refused with the way out, which works.
+    shard(&corpus, "3", &pages(30..45));
+    let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+    let stages = NEAR.replace("threshold: 0.5", "threshold: 0.6");
+    corpus.pipeline_with(source, &stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
+    let said = corpus.run(&[]).failed(2);
+    assert!(said.contains("trommel state rebuild"), "{said}");
+    let dry = trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet", "--dry-run", "--format", "json"]).ok().stdout;
+    assert!(dry.contains("\"dry_run\": true"), "{dry}");
+    trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
+    let plain = corpus.at("out/4");
+    corpus.pipeline_with(source, &stages, "parquet: { uri: whole }").run(&[]).ok();
+    assert_eq!(corpus.kept_of("out/4"), corpus.kept_of("whole"));
+    assert!(plain.exists());
+    corpus.pipeline_with(source, &stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
+    assert!(corpus.run(&[]).ok().stdout.contains("nothing new: the state knows all 4 shards (version 4)"));
+    let history = trommel(corpus.path(), &["state", "history", "state"]).ok().stdout;
+    assert!(history.contains("version 4: shards 4, rows 60, kept 45, anew"), "{history}");
+    // A damaged file is mended by it, too.
+    let mut files = Vec::new();
+    list(&corpus.at("state/segments"), &mut files);
+    files.iter().for_each(|file| fs::write(file, "damaged").unwrap());
+    shard(&corpus, "4", &pages(40..55));
+    corpus.run(&[]).failed(4);
+    trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
+    trommel(corpus.path(), &["state", "verify", "state"]).ok();
+    assert_eq!(corpus.kept_of("out/5").len(), 55);
+}
+
+#[test]
+fn what_needs_a_state_says_so() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x")]).pipeline(EXACT);
+    fs::write(corpus.at("ids.txt"), "a-0\n").unwrap();
+    for (arguments, code, reason) in [
+        (&["state", "forget", "state", "--ids", "ids.txt"][..], 4, "there is no state"),
+        (&["state", "compact", "state"], 4, "there is no state"),
+        (&["state", "rebuild", "p.yaml"], 2, "no state to rebuild"),
+    ] {
+        let said = trommel(corpus.path(), arguments).failed(code);
+        assert!(said.contains(reason) && said.contains("hint:"), "{said}");
+        assert!(!corpus.at("state").exists());
+    }
+    let corpus = incremental(EXACT);
+    corpus.shard("a.parquet", &[Some("x")]);
+    corpus.run(&[]).ok();
+    fs::write(corpus.at("ids.txt"), "\n\r\n").unwrap();
+    let said = trommel(corpus.path(), &["state", "forget", "state", "--ids", "ids.txt"]).failed(2);
+    assert!(said.contains("empty") && said.contains("hint:"), "{said}");
+    trommel(corpus.path(), &["state", "forget", "state", "--ids", "nowhere.txt"]).failed(6);
+}
+
+/// A step in the life of a state.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A shard of these texts comes, and a run with so many threads and rows a batch.
+    Add(Vec<u8>, u8, u16),
+    /// The same, killed after so many milliseconds, then run again.
+    Killed(Vec<u8>, u64),
+    /// A run with nothing new.
+    Again,
+    /// A shard comes once more under another name.
+    Copy(u8),
+    Gc,
+    /// Documents, by the place of what is kept.
+    Forget(Vec<u8>),
+    Compact,
+    Rebuild,
+    /// The work folder is lost.
+    Clear,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let texts = || prop::collection::vec(0_u8..25, 1..8);
+    let step = prop_oneof![
+        5 => (texts(), 1_u8..4, 1_u16..50).prop_map(|(texts, threads, batch)| Step::Add(texts, threads, batch)),
+        2 => (texts(), 0_u64..120).prop_map(|(texts, delay)| Step::Killed(texts, delay)),
+        1 => Just(Step::Again),
+        1 => any::<u8>().prop_map(Step::Copy),
+        1 => Just(Step::Gc),
+        2 => prop::collection::vec(any::<u8>(), 1..4).prop_map(Step::Forget),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Rebuild),
+        1 => Just(Step::Clear),
+    ];
+    prop::collection::vec(step, 1..steps_in_a_sequence())
+}
+
+/// More of both where `TROMMEL_LONG` is set.
+fn long() -> bool {
+    std::env::var_os("TROMMEL_LONG").is_some()
+}
+
+fn steps_in_a_sequence() -> usize {
+    if long() { 30 } else { 12 }
+}
+
+/// The state as anyone would write it: of each text the document that stands for it.
+#[derive(Debug, Default)]
+struct Model {
+    known: BTreeMap<String, String>,
+    shards: Vec<Vec<String>>,
+    version: u64,
+}
+
+impl Model {
+    /// The documents kept, and for each dropped one the one that it names.
+    fn add(&mut self, shard: usize) -> (Vec<String>, BTreeMap<String, String>) {
+        let (mut kept, mut dropped) = (Vec::new(), BTreeMap::new());
+        for (row, text) in self.shards[shard].iter().enumerate() {
+            let id = format!("{shard:03}-{row}");
+            match self.known.get(&text.to_lowercase()) {
+                Some(of) => drop(dropped.insert(id, of.clone())),
+                None => {
+                    self.known.insert(text.to_lowercase(), id.clone());
+                    kept.push(id);
+                }
+            }
+        }
+        (kept, dropped)
+    }
+}
+
+fn check(corpus: &Corpus, version: u64, (kept, dropped): (Vec<String>, BTreeMap<String, String>)) {
+    let out = format!("out/{version}");
+    assert_eq!(corpus.kept_of(&out), kept, "version {version}");
+    let named = corpus.lineage_of(&out).into_iter().filter(|row| row.decision == "drop");
+    let named: BTreeMap<String, String> = named.map(|row| (row.doc_id.unwrap(), row.kept_doc_id.unwrap())).collect();
+    assert_eq!(named, dropped, "version {version}");
+    trommel(corpus.path(), &["verify", &out]).ok();
+}
+
+fn live(sequence: &[Step]) {
+    let corpus = incremental(EXACT);
+    let mut model = Model::default();
+    fs::create_dir_all(corpus.at("in")).unwrap();
+    for step in sequence {
+        match step {
+            Step::Add(texts, ..) | Step::Killed(texts, _) => {
+                let case = |n: usize, text: &u8| if n % 2 == 0 { format!("Text {text}") } else { format!("text {text}") };
+                let texts: Vec<String> = texts.iter().enumerate().map(|(n, text)| case(n, text)).collect();
+                let name = model.shards.len();
+                // The number of the shard is in a text of its own: no shard is another's copy.
+                let texts = [texts, vec![format!("shard {name}")]].concat();
+                shard(&corpus, &format!("{name:03}"), &texts);
+                model.shards.push(texts);
+                if let Step::Killed(_, delay) = step {
+                    let mut child = Command::new(env!("CARGO_BIN_EXE_trommel"))
+                        .args(["run", "p.yaml", "--quiet"])
+                        .current_dir(corpus.path())
+                        .stdout(Stdio::null())
+                        .stderr(Stdio::null())
+                        .spawn()
+                        .unwrap();
+                    sleep(Duration::from_millis(*delay));
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                }
+                match step {
+                    Step::Add(_, threads, batch) => {
+                        corpus.run(&["--threads", &threads.to_string(), "--batch-rows", &batch.to_string()]).ok()
+                    }
+                    _ => corpus.run(&[]).ok(),
+                };
+                model.version += 1;
+                let wanted = model.add(name);
+                check(&corpus, model.version, wanted);
+            }
+            Step::Again => {
+                if model.version > 0 {
+                    assert!(corpus.run(&[]).ok().stdout.contains("nothing new"));
+                }
+            }
+            Step::Copy(which) => {
+                if let Some(of) = (*which as usize).checked_rem(model.shards.len()) {
+                    // The same bytes: the shard is known whatever it is called.
+                    fs::copy(corpus.at(&format!("in/{of:03}.parquet")), corpus.at("in/zzz.parquet")).unwrap();
+                    assert!(corpus.run(&[]).ok().stdout.contains("nothing new"));
+                    fs::remove_file(corpus.at("in/zzz.parquet")).unwrap();
+                }
+            }
+            Step::Gc => drop(trommel(corpus.path(), &["gc", "p.yaml"]).ok()),
+            Step::Forget(places) => {
+                if model.known.is_empty() {
+                    continue;
+                }
+                let ids: Vec<String> =
+                    places.iter().map(|place| model.known.values().nth(*place as usize % model.known.len()).unwrap().clone()).collect();
+                model.known.retain(|_, id| !ids.contains(id));
+                forget(&corpus, &ids.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+                model.version += 1;
+            }
+            Step::Compact => {
+                if model.version > 0 {
+                    model.version = json(&corpus, &["state", "compact", "state"])["version"].as_u64().unwrap();
+                }
+            }
+            Step::Rebuild => {
+                if model.version > 0 && !model.shards.is_empty() {
+                    trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
+                    model.version += 1;
+                    model.known.clear();
+                    let (mut kept, mut dropped) = (Vec::new(), BTreeMap::new());
+                    for shard in 0..model.shards.len() {
+                        let (more, fell) = model.add(shard);
+                        kept.extend(more);
+                        dropped.extend(fell);
+                    }
+                    check(&corpus, model.version, (kept, dropped));
+                }
+            }
+            Step::Clear => fs::remove_dir_all(corpus.at(".trommel")).unwrap_or_default(),
+        }
+        if model.version > 0 {
+            trommel(corpus.path(), &["state", "verify", "state"]).ok();
+            let shown = json(&corpus, &["state", "show", "state"]);
+            assert_eq!(
+                (shown["version"].as_u64(), shown["stages"][0]["rows"].as_u64()),
+                (Some(model.version), Some(model.known.len() as u64))
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if long() { 200 } else { 12 }))]
+
+    #[test]
+    fn any_life_of_a_state_equals_a_plain_map(sequence in steps()) {
+        live(&sequence);
+        println!("{} steps", sequence.len());
+    }
+}
