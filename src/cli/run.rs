@@ -9,7 +9,7 @@ use super::{Format, Global, PipelineArguments, output, prepare, root};
 use crate::declare::reader::parse_bytes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::run::runner::{self, RunOptions};
+use crate::run::runner::{self, RunOptions, TakeOver};
 use crate::telemetry::{Telemetry, memory};
 
 /// The share of the machine that a run takes unless `--memory` says otherwise.
@@ -77,7 +77,7 @@ impl MachineArguments {
             batch_rows: self.batch_rows as usize,
             limit_rows,
             overwrite,
-            rebuild: false,
+            take_over: TakeOver::Everything,
             dry_run: false,
             fresh: false,
             root: root(global)?,
@@ -88,23 +88,23 @@ impl MachineArguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &RunArguments, global: &Global, out: &mut dyn Write) -> Result<()> {
-    carry_out(arguments, false, global, out)
+    carry_out(arguments, TakeOver::Everything, global, out)
 }
 
 /// Runs `state rebuild`: as a run, but nothing is taken over from the state.
 pub(crate) fn rebuild(arguments: &RunArguments, global: &Global, out: &mut dyn Write) -> Result<()> {
-    carry_out(arguments, true, global, out)
+    carry_out(arguments, TakeOver::Nothing, global, out)
 }
 
-fn carry_out(arguments: &RunArguments, rebuild: bool, global: &Global, out: &mut dyn Write) -> Result<()> {
+fn carry_out(arguments: &RunArguments, take_over: TakeOver, global: &Global, out: &mut dyn Write) -> Result<()> {
     let prepared = prepare(&arguments.pipeline, global)?;
-    if rebuild && prepared.state().is_none() {
+    if take_over == TakeOver::Nothing && prepared.state().is_none() {
         return Err(Error::usage("the pipeline has no state to rebuild").hint("name its folder: `state: { uri: ../state/ }`"));
     }
     let mut options = arguments.machine.options(global, arguments.overwrite, arguments.limit_rows)?;
     options.dry_run = arguments.dry_run;
     options.fresh = arguments.fresh;
-    options.rebuild = rebuild;
+    options.take_over = take_over;
     let telemetry = Telemetry::new(global.quiet);
     let ran = runner::run(&prepared, &options, &telemetry, stop_on_interrupt)?;
     match global.format {

@@ -81,15 +81,15 @@ pub(crate) fn state(arguments: &StateArguments, global: &Global, out: &mut dyn W
         Command::History(_) => history(&store, &head, global.format, out),
         Command::Verify(_) => verify(&store, &head, global.format, out),
         Command::Forget(arguments) => forget::forget(arguments, &store, &(head, hash), global.format, out),
-        Command::Compact(_) => compact(&store, (head, hash), global.format, out),
+        Command::Compact(_) => compact(&store, &(head, hash), global.format, out),
         Command::Rebuild(_) => Ok(()),
     }
 }
 
-fn compact(store: &Store, head: (Version, ContentHash), format: Format, out: &mut dyn Write) -> Result<()> {
+fn compact(store: &Store, head: &(Version, ContentHash), format: Format, out: &mut dyn Write) -> Result<()> {
     store.finish(&head.0)?;
     let before = head.0.segments.len();
-    let made = compact::compact(store, &head)?;
+    let made = compact::compact(store, head)?;
     let version = made.as_ref().unwrap_or(&head.0);
     let removed = store.remove_unlisted(version)?;
     let (files, size) = (removed.len(), removed.iter().map(|(_, bytes)| bytes).sum::<u64>());

@@ -16,7 +16,7 @@ use crate::engine::{next, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{RowId, ShardId, TaskKey};
 use crate::plan::task::BarrierKey;
-use crate::stages::seam::{Incremental, Narrow, ROW, Table, drop_fields};
+use crate::stages::seam::{Frozen, Incremental, Narrow, ROW, Table, drop_fields};
 use crate::state::artefacts::{Artefacts, Receipt, ReceiptFile, TableWriter};
 
 /// A barrier that is done.
@@ -38,6 +38,11 @@ impl Decided {
     pub(super) fn tables(&self, artefacts: &Artefacts) -> Vec<(String, PathBuf)> {
         let names = self.files.keys().filter_map(|file| Some((file, file.strip_prefix(KEPT)?.to_owned())));
         names.map(|(file, name)| (name, artefacts.file(&self.key, file))).collect()
+    }
+
+    /// Where what the stage fitted lies, if it leaves it to further increments.
+    pub(super) fn frozen(&self, artefacts: &Artefacts) -> Option<PathBuf> {
+        self.files.contains_key(FROZEN).then(|| artefacts.file(&self.key, FROZEN))
     }
 
     /// The table of one shard's drops; `None` if it has none.
@@ -92,7 +97,11 @@ pub(super) fn input(cx: &Arc<RunContext>, stage: usize, rows: u64) -> Result<Nar
         sources.push(place);
     }
     sources.extend(cx.snapshot.shards.iter().map(|shard| shard.source));
-    Ok(Narrow { rows, stream: rows_of(schema, reader), incumbents, dimensions, sources, named })
+    let frozen = match increment.filter(|_| planned.config.incremental() == Incremental::Compares) {
+        Some(increment) => increment.frozen(planned.id.as_str())?.map_or(Frozen::Wanted, Frozen::Given),
+        None => Frozen::Never,
+    };
+    Ok(Narrow { rows, stream: rows_of(schema, reader), incumbents, frozen, dimensions, sources, named })
 }
 
 /// Barrier `stage` if its artefact is there.
@@ -131,6 +140,11 @@ pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<(Decided, 
     for table in outcome.tables {
         files.push(keep_table(cx, &key, table).await?);
     }
+    if let Some(fitted) = outcome.frozen {
+        let mut writer = TableWriter::create(&cx.artefacts.folder(&key), FROZEN, &fitted.schema())?;
+        writer.write(&fitted)?;
+        files.push(writer.finish()?);
+    }
     let dropped: u64 = reasons.values().sum();
     let mut facts = outcome.report;
     facts.insert("rows".into(), json!(rows));
@@ -155,6 +169,9 @@ async fn keep_table(cx: &RunContext, key: &TaskKey, mut table: Table) -> Result<
 
 /// What the names of tables for the dataset start with: the others are shards' drops.
 const KEPT: &str = "kept-";
+
+/// What a stage fitted, for further increments.
+const FROZEN: &str = "frozen.parquet";
 
 /// Splits drops that are sorted by row id into one table a shard.
 struct DropWriter {

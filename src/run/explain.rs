@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::context::RunContext;
 use super::increment::Increment;
-use super::runner::{Prepared, RunOptions, scan_keys, schemas};
+use super::runner::{Prepared, RunOptions, TakeOver, scan_keys, schemas};
 use super::{barrier, feature, fitted};
 use crate::dataset::snapshot::Shard;
 use crate::engine::cluster::LocalCluster;
@@ -67,7 +67,7 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
         spill_folder: spill.path().to_owned(),
     })?);
     let increment = match &prepared.state {
-        Some(folder) => Some(Increment::open(folder, &prepared.plan, false, false)?),
+        Some(folder) => Some(Increment::open(folder, &prepared.plan, false, TakeOver::Everything)?),
         None => None,
     };
     let (snapshot, known) = match &increment {
@@ -131,8 +131,10 @@ pub fn explain(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry)
     });
     for phase in phases.iter_mut().filter(|phase| context.increment.is_some() && phase.kind == "barrier") {
         let of_phase = context.plan.stages.iter().find(|stage| phase.stages.first().is_some_and(|id| *id == stage.id.as_str()));
-        phase.notes.push(match of_phase.map(|stage| stage.config.incremental()) {
-            Some(Incremental::Compares) => "compares with the rows that it kept in earlier increments too, which stay".into(),
+        let of_phase = of_phase.map(|stage| (stage.config.shape(), stage.config.incremental()));
+        phase.notes.push(match of_phase {
+            Some((Shape::Fitted, _)) => "fits once: increments to come go on with its map".into(),
+            Some((_, Incremental::Compares)) => "compares with the rows that it kept in earlier increments too, which stay".into(),
             _ => "its budget and what it fits are of the new rows alone".into(),
         });
     }
@@ -202,7 +204,7 @@ fn feature_phase(cx: &mut RunContext, stage: usize, embedder: Option<&SharedEmbe
 
 fn fit_phase(cx: &RunContext, stage: usize, known: bool) -> Result<PhasePlan> {
     let planned = &cx.plan.stages[stage];
-    let cached = if known { Some(u64::from(fitted::done(cx, stage)?.is_some())) } else { None };
+    let cached = if known { Some(u64::from(fitted::is_done(cx, stage)?)) } else { None };
     let (stages, reads) = (vec![planned.id.to_string()], "vectors, to fit a map".to_owned());
     Ok(PhasePlan { kind: "barrier", stages, reads, tasks: 1, cached, bytes: 0, notes: planned.config.notes() })
 }

@@ -1,22 +1,24 @@
 //! A fitted stage: a barrier that fits a map to the vectors of all shards, then for each shard a table of the vectors that it makes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, BooleanArray, Float64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Float64Type, UInt32Type, UInt64Type};
+use serde_json::Map;
 
 use super::barrier;
 use super::context::RunContext;
 use super::feature::{self, Made};
 use crate::dataset::snapshot::Shard;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::ids::TaskKey;
+use crate::ids::{Fingerprint, TaskKey};
 use crate::plan::task;
 use crate::stages::seam::Feature;
 use crate::state::artefacts::{Receipt, ReceiptFile, TableWriter, read_table, unreadable};
+use crate::state::store::Segment;
 use crate::vector::affine::Affine;
 
 /// The table that holds a fitted map: a number in each row, with the row of the map that it belongs to. Row 0 is the mean.
@@ -24,14 +26,29 @@ const MAP: &str = "map.parquet";
 /// Rows of vectors that are mapped at a time.
 const BATCH_ROWS: usize = 4096;
 
-/// The key of the fit.
+/// The key of the fit: where the state holds it, that of what it holds.
 pub(super) fn key(cx: &RunContext, stage: usize) -> Result<TaskKey> {
-    barrier::key(cx, stage).map(|(key, _)| key)
+    match frozen(cx, stage) {
+        Some(segment) => Ok(Fingerprint::new("trommel frozen map").part(&segment.blake3).finish().into()),
+        None => barrier::key(cx, stage).map(|(key, _)| key),
+    }
 }
 
-/// The fit, if its artefact is there.
-pub(super) fn done(cx: &RunContext, stage: usize) -> Result<Option<Receipt>> {
-    cx.artefacts.receipt(&key(cx, stage)?)
+/// Whether the map is there: in the state, or as an artefact.
+pub(super) fn is_done(cx: &RunContext, stage: usize) -> Result<bool> {
+    Ok(frozen(cx, stage).is_some() || cx.artefacts.receipt(&key(cx, stage)?)?.is_some())
+}
+
+/// What an earlier increment fitted.
+fn frozen(cx: &RunContext, stage: usize) -> Option<&Segment> {
+    cx.increment.as_ref()?.fitted(cx.plan.stages[stage].id.as_str())
+}
+
+/// Where the map of a run lies that fitted one to some rows.
+pub(super) fn made_map(cx: &RunContext, stage: usize) -> Result<Option<PathBuf>> {
+    let key = key(cx, stage)?;
+    let of_rows = |receipt: &Receipt| receipt.facts.get("fitted_rows").and_then(serde_json::Value::as_u64).is_some_and(|rows| rows > 0);
+    Ok(cx.artefacts.receipt(&key)?.filter(of_rows).map(|_| cx.artefacts.file(&key, MAP)))
 }
 
 /// The artefact of each shard.
@@ -52,28 +69,36 @@ pub(super) fn tasks(cx: &RunContext, stage: usize, fit: &TaskKey) -> Result<Vec<
 pub(super) async fn run(cx: &Arc<RunContext>, stage: usize) -> Result<Made> {
     let planned = &cx.plan.stages[stage];
     let name = format!("{} {}", planned.config.kind(), planned.id);
-    let (key, rows) = barrier::key(cx, stage)?;
-    let cached = cx.artefacts.receipt(&key)?;
-    let was_cached = u64::from(cached.is_some());
+    let key = key(cx, stage)?;
+    let mut was_cached = 1;
     let phase = cx.telemetry.phase(&format!("{name}: fit"), 1, 0);
-    let receipt = match cached {
-        Some(receipt) => receipt,
-        None => fit(cx, stage, &key, rows).await?,
+    let (path, facts) = if let Some(segment) = frozen(cx, stage) {
+        let increment = cx.increment.as_ref().ok_or_else(|| Error::internal("a state that is none"))?;
+        (increment.checked(segment)?, Map::from_iter([("frozen".to_owned(), true.into())]))
+    } else {
+        let receipt = if let Some(receipt) = cx.artefacts.receipt(&key)? {
+            receipt
+        } else {
+            was_cached = 0;
+            fit(cx, stage, &key).await?
+        };
+        (cx.artefacts.file(&key, MAP), receipt.facts)
     };
     phase.finish();
-    let map = read(&cx.artefacts.file(&key, MAP))?;
+    let map = read(&path)?;
     let transform = planned.config.transform(map).ok_or_else(|| Error::internal("a stage that maps nothing"))?;
     let made =
         feature::make_missing(cx, &name, tasks(cx, stage, &key)?, move |cx, shard, key| make(cx, shard, stage, key, transform.as_ref()));
     let mut made = made.await?;
     made.cached += was_cached;
     made.ran += 1 - was_cached;
-    made.report.extend(receipt.facts);
+    made.report.extend(facts);
     Ok(made)
 }
 
-async fn fit(cx: &Arc<RunContext>, stage: usize, key: &TaskKey, rows: u64) -> Result<Receipt> {
+async fn fit(cx: &Arc<RunContext>, stage: usize, key: &TaskKey) -> Result<Receipt> {
     let planned = &cx.plan.stages[stage];
+    let (_, rows) = barrier::key(cx, stage)?;
     let fit = planned.config.fit(&planned.id).ok_or_else(|| Error::internal("a stage that fits nothing"))?;
     let fitted = fit
         .run(&cx.engine, barrier::input(cx, stage, rows)?)

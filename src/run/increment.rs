@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch, UInt64Array, new_null_array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{concat, filter};
+use arrow::compute::{concat, concat_batches, filter};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 
 use super::context::RunContext;
+use super::fitted;
 use super::named::read_columns;
 use super::narrow::NarrowReader;
+use super::runner::TakeOver;
 use super::scan::{DOC_ID, TABLE};
 use super::task::{Descriptor, run_tasks};
 use crate::dataset::schema::is_text;
@@ -25,7 +27,8 @@ use crate::engine::rows_of;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{ContentHash, Fingerprint, RowId, RunId, ShardId};
 use crate::plan::compile::{Input, Plan};
-use crate::stages::seam::{Incremental, Incumbents, TakeRows};
+use crate::stages::StageConfig;
+use crate::stages::seam::{Incremental, Incumbents, Shape, TakeRows};
 use crate::state::artefacts::{read_table, unreadable};
 use crate::state::kept::{Kept, remembered, row_ids};
 use crate::state::segments::{self, CHECK, KnownShard, SegmentWriter};
@@ -57,8 +60,9 @@ pub(super) struct Increment {
 
 impl Increment {
     /// Opens the state in `folder`, finishes what an earlier run left undone, and refuses one that this plan cannot go on from. A reader
-    /// (`plan`) takes no lock and finishes nothing. With `rebuild` nothing of it is known but that it is there.
-    pub(super) fn open(folder: &Path, plan: &Plan, writer: bool, rebuild: bool) -> Result<Self> {
+    /// (`plan`) takes no lock and finishes nothing.
+    pub(super) fn open(folder: &Path, plan: &Plan, writer: bool, take_over: TakeOver) -> Result<Self> {
+        let rebuild = take_over == TakeOver::Nothing;
         let store = Store::new(folder);
         let lock = if writer { Some(store.hold()?) } else { None };
         let base = store.head()?;
@@ -150,8 +154,21 @@ impl Increment {
         self.known.get(ordinal).ok_or_else(|| Error::internal("a row of a shard that the state does not know"))
     }
 
+    /// What a stage fitted in an earlier increment.
+    pub(super) fn fitted(&self, stage: &str) -> Option<&Segment> {
+        self.kept.fitted(stage)
+    }
+
+    /// The same, as a barrier gave it.
+    pub(super) fn frozen(&self, stage: &str) -> Result<Option<RecordBatch>> {
+        let Some(segment) = self.fitted(stage) else { return Ok(None) };
+        let batches = segments::read(&self.checked(segment)?, None)?.collect::<Result<Vec<RecordBatch>>>()?;
+        let Some(first) = batches.first() else { return Ok(None) };
+        concat_batches(&first.schema(), &batches).map(Some).context(Kind::State, || "cannot read what a stage fitted".into())
+    }
+
     /// The path of a segment whose bytes are those of its hash.
-    fn checked(&self, segment: &Segment) -> Result<PathBuf> {
+    pub(super) fn checked(&self, segment: &Segment) -> Result<PathBuf> {
         let known = |checked: &BTreeSet<String>| checked.contains(&segment.blake3);
         if known(&self.checked.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(self.store.segment_path(segment));
@@ -168,6 +185,9 @@ impl Increment {
         }
         for row in self.kept.forgotten(stage) {
             key = key.number(*row);
+        }
+        if let Some(segment) = self.fitted(stage) {
+            key = key.part(&segment.blake3);
         }
         key.number(self.known.len() as u64)
     }
@@ -282,6 +302,17 @@ impl Increment {
         });
         let mut written = vec![segments::write_shards(&self.store, &shards.collect::<Vec<_>>(), version)?];
         let groups = Arc::new(groups(&cx.snapshot.shards));
+        for (index, planned) in cx.plan.stages.iter().enumerate().filter(|(_, planned)| self.fitted(planned.id.as_str()).is_none()) {
+            let made = match planned.config.shape() {
+                Shape::Fitted => fitted::made_map(cx, index)?,
+                _ => cx.decisions.get(&index).and_then(|decided| decided.frozen(&cx.artefacts)),
+            };
+            if let Some(path) = made {
+                let mut file = self.store.create()?;
+                local::append(&path, &mut file)?;
+                written.push(self.store.adopt(file, Content::Fitted { stage: planned.id.to_string() }, 0, version)?);
+            }
+        }
         let tasks = groups.iter().enumerate().map(|(ordinal, group)| Descriptor {
             ordinal,
             key: Fingerprint::new("trommel state").number(ordinal as u64).finish().into(),
@@ -579,9 +610,11 @@ pub(super) fn row_id(shard: usize, row: u64) -> Option<u64> {
     ShardId::try_new(shard).and_then(|shard| RowId::try_new(shard, row)).map(RowId::to_bits)
 }
 
-/// The stages that keep rows in a state.
+/// The stages that keep rows in a state, or what they fitted.
 fn identities(plan: &Plan) -> Vec<StageIdentity> {
-    let keeps = plan.stages.iter().filter(|stage| stage.config.incremental() == Incremental::Compares);
+    // What is fitted once is tied to what it was fitted for.
+    let lasts = |config: &StageConfig| config.incremental() == Incremental::Compares || config.shape() == Shape::Fitted;
+    let keeps = plan.stages.iter().filter(|stage| lasts(&stage.config));
     keeps
         .map(|stage| StageIdentity {
             id: stage.id.to_string(),

@@ -162,6 +162,9 @@ fn fitted_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
 /// as if they differed by a factor of four.
 const FEW_ROWS_A_DIMENSION: f64 = 9.0;
 
+/// Rows that are so many times as far from the centroids as those of the fit are worth another fit.
+const FAR: f64 = 1.25;
+
 /// What a stage counted that is worth a line.
 fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     let mut lines = Vec::new();
@@ -215,6 +218,10 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
         .and_then(Value::as_f64)
     {
         lines.push(format!("duplicate pairs found inside cells: {eta:.1} % (estimated)"));
+    }
+    if let Some(ratio) = report.get("drift").and_then(|drift| drift.get("ratio")).and_then(Value::as_f64) {
+        let far = if ratio > FAR { ": `trommel state rebuild` fits them anew" } else { "" };
+        lines.push(format!("drift: rows are {ratio:.2} times as far from their centroids as those that these were fitted to{far}"));
     }
     if let Some(recall) = report.get("recall") {
         let number = |name: &str| recall.get(name).and_then(Value::as_u64).unwrap_or(0);

@@ -55,14 +55,23 @@ pub struct RunOptions {
     pub overwrite: bool,
     /// Use nothing that earlier runs have computed.
     pub fresh: bool,
-    /// Decide over all shards, those that the state knows too, and take nothing over from it.
-    pub rebuild: bool,
+    /// What is taken over from the state.
+    pub take_over: TakeOver,
     /// Decide, and write neither a dataset nor a version of the state.
     pub dry_run: bool,
     /// Where every path must lie.
     pub root: Option<Root>,
     /// The ONNX Runtime library.
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// What a run takes over from its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakeOver {
+    /// All: it goes on from what was kept.
+    Everything,
+    /// Nothing: it decides over all shards, those that the state knows too.
+    Nothing,
 }
 
 /// A pipeline with its paths resolved.
@@ -376,7 +385,7 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         problems.into_result(&prepared.file.display().to_string())?;
     }
     let increment = match &prepared.state {
-        Some(folder) => Some(Increment::open(folder, &prepared.plan, !options.dry_run, options.rebuild)?),
+        Some(folder) => Some(Increment::open(folder, &prepared.plan, !options.dry_run, options.take_over)?),
         None => None,
     };
     let sink = prepared.sink(increment.as_ref());

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::fitting::{self, Transform, each_sound};
 use super::policy::{self, OnBadVector};
-use super::seam::{Feature, Fit, Fitted, Incremental, Narrow, Shape as StageShape, Stage};
+use super::seam::{Feature, Fit, Fitted, Narrow, Shape as StageShape, Stage};
 use crate::declare::shape::{defaulted, optional};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -155,10 +155,6 @@ impl Stage for EmbeddingWhiteningConfig {
 
     fn shape(&self) -> StageShape {
         StageShape::Fitted
-    }
-
-    fn incremental(&self) -> Incremental {
-        Incremental::Refused("what it fits is not yet kept from one increment to the next")
     }
 
     fn fit(&self, stage: &StageId) -> Option<Box<dyn Fit>> {

@@ -334,7 +334,7 @@ impl Barrier for ExactDedup {
                 drop_batch(&drops)
             });
             let drops = sort(engine, duplicates, &[SortKey::ascending(ROW_ID)])?;
-            Ok(Outcome { drops, report: Map::new(), tables: Vec::new() })
+            Ok(Outcome { drops, report: Map::new(), tables: Vec::new(), frozen: None })
         })
     }
 }

@@ -130,7 +130,7 @@ impl Barrier for Prototypes {
             let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
             let gathered = gather(engine, input, trained_rows).await?;
             let (drops, report) = spawn::blocking("selecting prototypes", move || self.decide(&gathered)).await?;
-            Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new() })
+            Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })
         })
     }
 }

@@ -135,7 +135,12 @@ impl Barrier for Smallest {
                 }
                 drop_batch(&drops)
             });
-            Ok(Outcome { drops: sort(engine, left_out, &[SortKey::ascending(ROW_ID)])?, report: Map::new(), tables: Vec::new() })
+            Ok(Outcome {
+                drops: sort(engine, left_out, &[SortKey::ascending(ROW_ID)])?,
+                report: Map::new(),
+                tables: Vec::new(),
+                frozen: None,
+            })
         })
     }
 }

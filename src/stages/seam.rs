@@ -178,6 +178,8 @@ pub struct Narrow {
     pub stream: RowStream,
     /// Rows that the stage kept in earlier increments.
     pub incumbents: Option<Incumbents>,
+    /// What the stage fits to rows, and increments to come go on with.
+    pub frozen: Frozen,
     /// The length of the vectors; 0 where there are none.
     pub dimensions: usize,
     /// The source of each shard, by the shard's ordinal.
@@ -193,6 +195,17 @@ pub struct Incumbents {
     pub rows: u64,
     /// The rows, with the columns of [`Narrow::stream`].
     pub stream: RowStream,
+}
+
+/// What a stage fits to rows where there are increments: it is fitted once.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frozen {
+    /// There are none: it is fitted for this run alone.
+    Never,
+    /// Nothing was fitted yet: [`Outcome::frozen`] will be asked for.
+    Wanted,
+    /// What an earlier increment gave in [`Outcome::frozen`].
+    Given(RecordBatch),
 }
 
 /// Takes [`crate::ids::RowId`] bits and what [`Stage::named_rows`] made of these rows, [`ROW`] first.
@@ -221,6 +234,8 @@ pub struct Outcome {
     pub report: Map<String, Value>,
     /// What it was asked to leave in the dataset beside its decisions.
     pub tables: Vec<Table>,
+    /// What it fitted, where [`Narrow::frozen`] is wanted: a table of its own.
+    pub frozen: Option<RecordBatch>,
 }
 
 /// A table that a stage leaves in the dataset.

@@ -669,15 +669,23 @@ pub fn remove_file(path: &Path) -> Result<()> {
 /// # Errors
 /// Kind storage or resources, naming the path.
 pub fn copy(from: &Path, to: &Path) -> Result<Written> {
-    let mut source = File::open(from).map_err(|error| io_error("cannot open", from, error))?;
     let mut target = AsideFile::create(to)?;
+    append(from, &mut target)?;
+    target.finish()
+}
+
+/// Adds the bytes of a file.
+///
+/// # Errors
+/// Kind storage or resources, naming the path.
+pub fn append(from: &Path, target: &mut AsideFile) -> Result<()> {
+    let mut source = File::open(from).map_err(|error| io_error("cannot open", from, error))?;
     let mut buffer = vec![0_u8; WRITE_BYTES];
     loop {
         let read = source.read(&mut buffer).map_err(|error| io_error("cannot read", from, error))?;
-        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
-        target.write_all(bytes).map_err(|error| io_error("cannot write", to, error))?;
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+        target.write_all(bytes).map_err(|error| io_error("cannot write", &target.target, error))?;
     }
-    target.finish()
 }
 
 /// Gives a file a second name; the way to create a name only if it is absent.

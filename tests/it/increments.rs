@@ -111,6 +111,80 @@ fn vectors() -> impl Strategy<Value = Vec<Vec<Option<(f32, f32)>>>> {
     prop::collection::vec(prop::collection::vec(one, 1..40), 1..5)
 }
 
+/// Vectors around `middle`, as a shard of `rows` rows drawn by a rule: every run of the test sees the same.
+fn cloud(corpus: &Corpus, name: &str, rows: usize, middle: [f32; 4], spread: f32) {
+    let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|row| format!("{name}-{row}"))));
+    let wave = |row: usize, dimension: usize| ((row * (7 + 5 * dimension) + 3 * dimension) as f32 * 0.7).sin();
+    let vectors = (0..rows).map(|row| Some((0..4).map(|at| Some(middle[at] + spread * wave(row, at))).collect::<Vec<_>>()));
+    let vectors: ArrayRef = Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(vectors, 4));
+    corpus.batch(&format!("{name}.parquet"), &RecordBatch::try_from_iter([("id", ids), ("vec", vectors)]).unwrap(), 50);
+}
+
+/// What is fitted is fitted once: a copy of a known row gets the vector, and comes into the cell, that the known row has.
+#[test]
+fn what_was_fitted_goes_on() {
+    let source = "  c: { parquet: { uri: \"in/\", id: id } }";
+    let sink = "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state";
+    let whiten = "\n  - { id: w, embedding_whitening: {} }";
+    for (fitted, keys) in [
+        ("", "method: kmeans, k: 7"),
+        ("", "keep: hard"),
+        ("", "method: ivf, k: 7, probe: 2"),
+        (whiten, ""),
+        (whiten, "method: kmeans, k: 5"),
+    ] {
+        let corpus = Corpus::new();
+        let stages =
+            format!("  - {{ id: v, embed: {{ from: vec }} }}{fitted}\n  - {{ id: near, semantic_dedup: {{ epsilon: 0.0001, {keys} }} }}");
+        corpus.pipeline_with(source, &stages, sink);
+        cloud(&corpus, "1", 300, [1.0, 0.2, 0.1, 0.0], 0.6);
+        corpus.run(&[]).ok();
+        cloud(&corpus, "2", 40, [0.1, 0.2, 1.0, 0.5], 0.6);
+        let planned = trommel(corpus.path(), &["plan", "p.yaml"]).ok().stdout;
+        assert_eq!(planned.contains("fits once"), !fitted.is_empty(), "{planned}");
+        corpus.run(&[]).ok();
+        let kept: Vec<String> = [corpus.kept_of("out/1"), corpus.kept_of("out/2")].concat();
+        // The same rows again, and one more: the shard is another.
+        cloud(&corpus, "3", 301, [1.0, 0.2, 0.1, 0.0], 0.6);
+        corpus.run(&[]).ok();
+        let rows = corpus.lineage_of("out/3");
+        for row in &rows[..300] {
+            let of = row.kept_doc_id.as_ref().unwrap_or_else(|| panic!("{keys}: a copy of a known row is kept {row:?}"));
+            assert!(kept.contains(of), "{row:?}");
+        }
+        for out in ["out/1", "out/2", "out/3"] {
+            trommel(corpus.path(), &["verify", out]).ok();
+        }
+        trommel(corpus.path(), &["state", "verify", "state"]).ok();
+    }
+}
+
+#[test]
+fn rows_that_drift_away_are_seen() {
+    let corpus = Corpus::new();
+    let source = "  c: { parquet: { uri: \"in/\", id: id } }";
+    let stages = "  - { id: v, embed: { from: vec } }\n  - { id: near, semantic_dedup: { epsilon: 0.0001, method: kmeans, k: 6 } }";
+    corpus.pipeline_with(source, stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
+    cloud(&corpus, "1", 400, [1.0, 0.2, 0.1, 0.0], 0.5);
+    let first = corpus.run(&[]).ok().stdout;
+    assert!(!first.contains("drift"), "{first}");
+    cloud(&corpus, "2", 397, [1.0, 0.2, 0.1, 0.0], 0.5);
+    let alike = corpus.run(&[]).ok().stdout;
+    assert!(alike.contains("drift: rows are 1.0") && !alike.contains("rebuild"), "{alike}");
+    cloud(&corpus, "3", 200, [-1.0, 0.5, 0.1, 1.0], 0.5);
+    let far = corpus.run(&[]).ok().stdout;
+    assert!(far.contains("`trommel state rebuild` fits them anew"), "{far}");
+    let manifest = corpus.manifest_of("out/3");
+    let drift = &manifest["stages"].as_array().unwrap().iter().find(|stage| stage["stage"] == "near").unwrap()["report"]["drift"];
+    let number = |name: &str| drift[name].as_f64().unwrap();
+    assert!((number("ratio") - number("mean_distance") / number("fitted")).abs() < 1e-9, "{drift}");
+    // Fitted to all rows, the new ones are near.
+    trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
+    cloud(&corpus, "4", 190, [-1.0, 0.5, 0.1, 1.0], 0.5);
+    let near = corpus.run(&[]).ok().stdout;
+    assert!(near.contains("drift") && !near.contains("fits them anew"), "{near}");
+}
+
 fn two_days() -> Corpus {
     two_days_of(STAGES)
 }
@@ -193,9 +267,8 @@ fn another_pipeline_is_refused_with_the_reason() {
     for (stage, reason) in [
         ("minhash_dedup: { threshold: 0.8, rule: components }", "rule: star"),
         ("semantic_dedup: { epsilon: 0.1, rule: components }", "rule: star"),
-        ("semantic_dedup: { epsilon: 0.1, method: hnsw }", "method: flat"),
+        ("semantic_dedup: { epsilon: 0.1, method: hnsw }", "`kmeans` and `flat` go on"),
         ("semantic_dedup: { target_keep_fraction: 0.5 }", "another epsilon each time"),
-        ("embedding_whitening: {}", "from one increment to the next"),
     ] {
         incremental(&corpus, &format!("  - {{ id: v, embed: {{ model: builtin }} }}\n  - {{ id: s, {stage} }}"));
         let said = corpus.run(&[]).failed(2);

@@ -147,7 +147,9 @@ fn a_rebuild_decides_over_all_shards_anew() {
     // A damaged file is mended by it, too.
     let mut files = Vec::new();
     list(&corpus.at("state/segments"), &mut files);
-    files.iter().for_each(|file| fs::write(file, "damaged").unwrap());
+    for file in files {
+        fs::write(file, "damaged").unwrap();
+    }
     shard(&corpus, "4", &pages(40..55));
     corpus.run(&[]).failed(4);
     trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
@@ -237,12 +239,11 @@ impl Model {
         let (mut kept, mut dropped) = (Vec::new(), BTreeMap::new());
         for (row, text) in self.shards[shard].iter().enumerate() {
             let id = format!("{shard:03}-{row}");
-            match self.known.get(&text.to_lowercase()) {
-                Some(of) => drop(dropped.insert(id, of.clone())),
-                None => {
-                    self.known.insert(text.to_lowercase(), id.clone());
-                    kept.push(id);
-                }
+            if let Some(of) = self.known.get(&text.to_lowercase()) {
+                dropped.insert(id, of.clone());
+            } else {
+                self.known.insert(text.to_lowercase(), id.clone());
+                kept.push(id);
             }
         }
         (kept, dropped)
@@ -265,7 +266,7 @@ fn live(sequence: &[Step]) {
     for step in sequence {
         match step {
             Step::Add(texts, ..) | Step::Killed(texts, _) => {
-                let case = |n: usize, text: &u8| if n % 2 == 0 { format!("Text {text}") } else { format!("text {text}") };
+                let case = |n: usize, text: &u8| if n.is_multiple_of(2) { format!("Text {text}") } else { format!("text {text}") };
                 let texts: Vec<String> = texts.iter().enumerate().map(|(n, text)| case(n, text)).collect();
                 let name = model.shards.len();
                 // The number of the shard is in a text of its own: no shard is another's copy.

@@ -41,7 +41,7 @@ impl Barrier for MinhashDedup {
             let shared = Arc::clone(engine);
             let decide = move || self.decide(&shared, &candidates, named.as_ref(), &sources);
             let (drops, report) = spawn::blocking("near deduplication", decide).await?;
-            Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new() })
+            Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })
         })
     }
 }

@@ -19,6 +19,7 @@ use crate::words;
 mod cells;
 mod decide;
 mod efficiency;
+mod frozen;
 mod search;
 mod target;
 
@@ -377,13 +378,9 @@ impl Stage for SemanticDedupConfig {
                 self.rule != Rule::Star,
                 "only `rule: star` goes on: the others depend on rows that were dropped, or join rows that were kept",
             ),
-            (matches!(self.method, Method::Kmeans | Method::Hnsw), "only `method: flat`, `ivf` and `auto` go on"),
-            (
-                matches!(self.keep, Keep::Hard | Keep::Easy),
-                "the centroids of `keep: hard` and `easy` are not kept from one increment to the next",
-            ),
+            (self.method == Method::Hnsw, "a graph of neighbours is not kept: `method: auto`, `ivf`, `kmeans` and `flat` go on"),
             (matches!(self.epsilon, Epsilon::KeepFraction(_)), "`target_keep_fraction` would choose another epsilon each time"),
-            (self.write_cells, "`write_cells` has no meaning here: cells are made anew each time"),
+            (self.write_cells, "the tables of `write_cells` would hold rows of other datasets"),
         ];
         refusals.iter().find(|(refused, _)| *refused).map_or(Incremental::Compares, |(_, reason)| Incremental::Refused(reason))
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::cells::Assigned;
 use super::decide::{decide, decide_listed};
 use super::efficiency::{EFFICIENCY_ROWS, efficiency, recall, recall_listed, recall_report};
+use super::frozen::{FrozenCells, drift, mean};
 use super::target::tune;
 use super::{Epsilon, Method, OnEqual, Rule, SemanticDedupConfig};
 use crate::cluster::{self, Dropped, Keep as KeepOrder, Listed, Threshold};
@@ -17,7 +19,7 @@ use crate::ids::StageId;
 use crate::random::Random;
 use crate::stages::columns::{Detail, Drop, Drops};
 use crate::stages::policy::{Keep, Order};
-use crate::stages::seam::{Barrier, Narrow, Outcome};
+use crate::stages::seam::{Barrier, Frozen, Narrow, Outcome};
 use crate::stages::vectors::{Gathered, gather};
 use crate::vector::recall::Recall;
 use crate::vector::{Cells, HnswConfig, KMeans, Probed, Rows, Source, near_pairs};
@@ -50,6 +52,15 @@ struct Clustered {
     distances: Vec<f64>,
 }
 
+/// All that comes of the rows.
+struct Decided {
+    drops: Drops,
+    report: Map<String, Value>,
+    assigned: Option<Assigned>,
+    /// Centroids that were fitted to them.
+    fitted: Option<RecordBatch>,
+}
+
 /// What a method looked at.
 struct Searched {
     cells: Cells,
@@ -67,14 +78,19 @@ impl Barrier for SemanticDedup {
         Box::pin(async move {
             let rows = input.rows + input.incumbents.as_ref().map_or(0, |incumbents| incumbents.rows);
             let trained_rows = self.trained_rows(usize::try_from(rows).unwrap_or(usize::MAX));
+            let (frozen, dimensions) = (input.frozen.clone(), input.dimensions);
             let gathered = gather(engine, input, trained_rows).await?;
             let stop = engine.stop().clone();
             let decide = move || {
-                let (drops, report, assigned) = self.decide(&gathered, &stop)?;
-                Ok((drops, report, assigned.map(|assigned| assigned.tables(gathered)).unwrap_or_default()))
+                let given = match &frozen {
+                    Frozen::Given(table) if !gathered.rows.is_empty() => Some(FrozenCells::read(table, dimensions)?),
+                    _ => None,
+                };
+                let Decided { drops, report, assigned, fitted } = self.decide(&gathered, given, frozen == Frozen::Wanted, &stop)?;
+                Ok((drops, report, assigned.map(|assigned| assigned.tables(gathered)).unwrap_or_default(), fitted))
             };
-            let (drops, report, tables) = spawn::blocking("semantic deduplication", decide).await?;
-            Ok(Outcome { drops: drops.into_stream(), report, tables })
+            let (drops, report, tables, frozen) = spawn::blocking("semantic deduplication", decide).await?;
+            Ok(Outcome { drops: drops.into_stream(), report, tables, frozen })
         })
     }
 }
@@ -90,7 +106,7 @@ impl SemanticDedup {
         if self.needs_centroids(rows) { self.config.training_for(rows).rows(self.config.cells_for(rows)) } else { 0 }
     }
 
-    fn decide(&self, gathered: &Gathered, stop: &Stop) -> Result<(Drops, Map<String, Value>, Option<Assigned>)> {
+    fn decide(&self, gathered: &Gathered, frozen: Option<FrozenCells>, wanted: bool, stop: &Stop) -> Result<Decided> {
         let config = &self.config;
         let rows = gathered.rows.len();
         // What is decided for one epsilon is reckoned with the vectors.
@@ -101,7 +117,17 @@ impl SemanticDedup {
         let method = config.method_for(rows);
         // For other methods than `ivf` a row's own cell is all.
         let width = if method == Method::Ivf { config.probe.map_or(PROBE, |probe| probe as usize) } else { 1 };
-        let clustered = self.cluster(gathered, width)?;
+        let fitted_distance = frozen.as_ref().map(|frozen| frozen.distance);
+        let clustered = self.cluster(gathered, width, frozen)?;
+        let new = clustered.distances.get(gathered.incumbents..).unwrap_or_default();
+        let fitted = match (&clustered.model, fitted_distance) {
+            (Some(_), Some(distance)) => {
+                report.insert("drift".into(), drift(distance, new));
+                None
+            }
+            (Some(model), None) if wanted => Some(FrozenCells::table(model, mean(&clustered.distances))?),
+            _ => None,
+        };
         stop.check()?;
         let order = self.order(gathered, &clustered.distances);
         let epsilon = match config.epsilon {
@@ -181,11 +207,11 @@ impl SemanticDedup {
         if let Some(recall) = recall {
             report.insert("recall".into(), recall_report(&recall, rows, cells.width()));
         }
-        Ok((drops, report, assigned))
+        Ok(Decided { drops, report, assigned, fitted })
     }
 
-    /// Fits centroids where the method or the keep order needs them, and places each row in the `width` nearest cells.
-    fn cluster(&self, gathered: &Gathered, width: usize) -> Result<Clustered> {
+    /// Fits centroids where the method or the keep order needs them and none are given, and places each row in the `width` nearest cells.
+    fn cluster(&self, gathered: &Gathered, width: usize, frozen: Option<FrozenCells>) -> Result<Clustered> {
         let config = &self.config;
         let rows = gathered.rows.len();
         if !self.needs_centroids(rows) {
@@ -193,7 +219,10 @@ impl SemanticDedup {
         }
         let source = gathered.vectors.source();
         let random = Random::new(config.seed, self.stage.as_str());
-        let model = KMeans::fit_to(source, config.cells_for(rows), &config.training_for(rows), &random)?;
+        let model = match frozen {
+            Some(frozen) => frozen.model,
+            None => KMeans::fit_to(source, config.cells_for(rows), &config.training_for(rows), &random)?,
+        };
         // A cell that holds no near row under the loosest epsilon is left out; a tuned one is not yet known.
         let minimum = match config.epsilon {
             Epsilon::Fixed(epsilon) => 1.0 - config.report.iter().copied().fold(epsilon, f64::max),
