@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::Manifest;
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::fault;
 use crate::ids::RunId;
 use crate::storage::local;
 use crate::storage::lock::Lock;
@@ -102,9 +103,12 @@ impl Publication {
     /// Makes the dataset visible.
     pub fn publish(mut self) -> Result<()> {
         local::sync_dir(&self.part)?;
+        fault::point("publish.before");
         if !local::exists(&self.sink)? {
             self.settled = true;
-            return local::rename_dir(&self.part, &self.sink);
+            local::rename_dir(&self.part, &self.sink)?;
+            fault::point("publish.after");
+            return Ok(());
         }
         check_free(&self.sink, self.overwrite)?;
         // A name of our own: `out.old` may be somebody's copy.
@@ -114,7 +118,10 @@ impl Publication {
             .context(Kind::Internal, || "cannot write the intent".into())?;
         self.settled = true;
         local::write_file(&beside(&self.sink, "intent")?, &intent)?;
-        finish(&self.sink, &self.part, &old)
+        fault::point("intent.after");
+        finish(&self.sink, &self.part, &old)?;
+        fault::point("publish.after");
+        Ok(())
     }
 }
 

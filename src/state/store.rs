@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::commit;
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::fault;
 use crate::ids::ContentHash;
 use crate::storage::lock::Lock;
 use crate::storage::{checksum, local};
@@ -258,7 +259,9 @@ impl Store {
     pub fn commit(&self, version: &Version) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(version).context(Kind::Internal, || "cannot write the state".into())?;
         text.push(b'\n');
+        fault::point("commit.before");
         if local::create_new(&self.manifest_path(version.version), &text)? {
+            fault::point("commit.after");
             return Ok(());
         }
         // It may be ours all the same, if a step was repeated below us.
@@ -267,6 +270,14 @@ impl Store {
         }
         Err(Error::new(Kind::Conflict, format!("another run has made this version of the state version=`{}`", version.version))
             .hint("run again: it starts from that version, and what is finished is kept"))
+    }
+
+    /// Whether a version has its name.
+    ///
+    /// # Errors
+    /// Kind storage.
+    pub fn has(&self, number: u64) -> Result<bool> {
+        local::exists(&self.manifest_path(number))
     }
 
     /// Refuses a version of which a file is missing or has another length, before anything rests on it.

@@ -9,6 +9,7 @@
 mod architecture;
 mod branches;
 mod columns;
+mod crashes;
 mod dedup;
 mod doctor;
 mod embed_onnxruntime;
@@ -23,6 +24,7 @@ mod near;
 mod pairs;
 mod row_local;
 mod run;
+mod scenario;
 mod semantic_rules;
 mod sketches;
 mod validate;
