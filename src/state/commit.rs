@@ -95,14 +95,18 @@ impl Publication {
         self.settled = true;
     }
 
-    /// Makes what was written so far survive a power loss.
+    /// Makes what was written so far survive a power loss: files are synced one by one, and here the names of the folders that hold them.
     pub fn sync(&self) -> Result<()> {
-        local::sync_dir(&self.part)
+        local::sync_dirs(&self.part)?;
+        self.part.parent().map_or(Ok(()), local::sync_dir)
     }
 
     /// Makes the dataset visible.
     pub fn publish(mut self) -> Result<()> {
-        local::sync_dir(&self.part)?;
+        // One that is committed was synced before.
+        if !self.settled {
+            self.sync()?;
+        }
         fault::point("publish.before");
         if !local::exists(&self.sink)? {
             self.settled = true;
@@ -166,7 +170,7 @@ pub fn check_free(sink: &Path, overwrite: bool) -> Result<()> {
 fn hold(sink: &Path) -> Result<Lock> {
     let name = sink.file_name().ok_or_else(|| Error::usage(format!("the sink has no name path=`{}`", sink.display())))?;
     if let Some(parent) = sink.parent() {
-        local::create_dir_all(parent)?;
+        local::create_dir_all_synced(parent)?;
     }
     Lock::take(&sink.with_file_name(format!(".{}.lock", name.to_string_lossy())), "the output")
 }
@@ -215,7 +219,9 @@ fn finish(sink: &Path, part: &Path, old: &Path) -> Result<()> {
     if local::exists(old)? {
         local::remove_dir(old)?;
     }
-    local::remove_file(&beside(sink, "intent")?)
+    local::remove_file(&beside(sink, "intent")?)?;
+    // An intent that came back after a power loss would publish what a later run had only begun.
+    sink.parent().map_or(Ok(()), local::sync_dir)
 }
 
 #[cfg(test)]

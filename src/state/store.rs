@@ -174,8 +174,8 @@ impl Store {
     /// # Errors
     /// Kind conflict where another run holds it, kind storage.
     pub fn hold(&self) -> Result<Lock> {
-        local::create_dir_all(&self.manifests())?;
-        local::create_dir_all(&self.segments())?;
+        local::create_dir_all_synced(&self.manifests())?;
+        local::create_dir_all_synced(&self.segments())?;
         Lock::take(&self.folder.join(".lock"), "the state")
     }
 

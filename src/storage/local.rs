@@ -624,6 +624,42 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// As [`create_dir_all`], and the names of these folders survive a power loss.
+///
+/// # Errors
+/// Kind storage or resources, naming the path.
+pub fn create_dir_all_synced(path: &Path) -> Result<()> {
+    let missing = missing(path);
+    // Folders are made and synced from the top: of those that are there, a process that was cut off may have left the last one un-synced.
+    let there = missing.first().map_or(Some(path), |top| top.parent());
+    if let Some(above) = there.and_then(Path::parent) {
+        match disk::sync_dir(or_here(above)) {
+            // Somebody else's folder, in which this process can have made none.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            done => done.map_err(|error| io_error("cannot sync folder", above, error))?,
+        }
+    }
+    for folder in missing {
+        disk::folder(folder).map_err(|error| io_error("cannot create folder", path, error))?;
+        folder.parent().map_or(Ok(()), sync_dir)?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder and in all folders below it survive a power loss.
+///
+/// # Errors
+/// Kind storage, naming the path.
+pub fn sync_dirs(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(|error| io_error("cannot list", path, error))? {
+        let entry = entry.map_err(|error| io_error("cannot list", path, error))?;
+        if entry.file_type().map_err(|error| io_error("cannot look at", &entry.path(), error))?.is_dir() {
+            sync_dirs(&entry.path())?;
+        }
+    }
+    sync_dir(path)
+}
+
 /// Folders on the way to `path`, itself among them, that are not there; the topmost first.
 fn missing(path: &Path) -> Vec<&Path> {
     let mut folders: Vec<&Path> = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()).collect();
@@ -648,8 +684,13 @@ pub fn rename_dir(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// Kind storage, naming the path.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = or_here(path);
     disk::sync_dir(path).map_err(|error| io_error("cannot sync folder", path, error))
+}
+
+/// The folder above a bare name is the one that this process is in.
+fn or_here(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 /// Removes a folder with all that is in it; links in it are removed and not followed. A missing folder is no error.

@@ -22,6 +22,7 @@ mod init;
 mod methods;
 mod near;
 mod pairs;
+mod power;
 mod row_local;
 mod run;
 mod scenario;
