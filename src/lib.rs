@@ -53,6 +53,8 @@
 //! * What a run promised is on disk before it says so: the bytes of a file before its name, the names in a folder before what names the
 //!   folder. `TROMMEL_FAULT`, hidden and for tests alone ([`fault`]), ends the process at any operation, fails any, or records all, and
 //!   `tests/it` rebuilds from the record what a power loss may leave.
+//! * No byte of a dataset or a state can change unseen, `run.json` apart: files are listed with their BLAKE3, and a manifest ends with a
+//!   checksum of itself.
 //! * A task key holds all that can change the task's artefact; an artefact counts once its receipt is written, and only while
 //!   its bytes have the receipt's hash.
 //!

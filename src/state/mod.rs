@@ -7,6 +7,7 @@ pub mod collect;
 pub mod commit;
 pub mod lineage;
 pub mod manifest;
+mod seal;
 pub mod segments;
 pub mod store;
 pub mod vectors;

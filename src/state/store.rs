@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::commit;
-use crate::error::{Context as _, Error, Kind, Result};
+use super::{commit, seal};
+use crate::error::{Error, Kind, Result};
 use crate::fault;
 use crate::ids::ContentHash;
 use crate::storage::lock::Lock;
@@ -219,14 +219,24 @@ impl Store {
         let path = self.manifest_path(number);
         let damaged = || Error::state(format!("cannot read the state path=`{}`", path.display())).hint(MEND);
         let bytes = local::read_to_vec(&path, MAX_BYTES)?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged().caused_by(error))?;
+        let (value, wrong) = match seal::open(&bytes) {
+            Ok(value) => (value, None),
+            Err((wrong, Some(value))) => (value, Some(wrong)),
+            Err((wrong, None)) => return Err(damaged().caused_by(wrong)),
+        };
         match value.get("format").and_then(Value::as_u64) {
             Some(format) if format <= FORMAT => {}
             Some(format) => {
-                return Err(Error::state(format!("a later release wrote this state format=`{format}` known=`{FORMAT}`"))
-                    .hint("use that release, or a later one"));
+                return Err(Error::state(format!(
+                    "a later release wrote this state format=`{format}` known=`{FORMAT}` path=`{}`",
+                    path.display()
+                ))
+                .hint("use that release, or a later one"));
             }
             None => return Err(damaged()),
+        }
+        if let Some(wrong) = wrong {
+            return Err(damaged().caused_by(wrong));
         }
         let version: Version = serde_json::from_value(value).map_err(|error| damaged().caused_by(error))?;
         if version.version != number {
@@ -257,8 +267,7 @@ impl Store {
     /// # Errors
     /// Kind conflict where another process has made one of that number.
     pub fn commit(&self, version: &Version) -> Result<()> {
-        let mut text = serde_json::to_vec_pretty(version).context(Kind::Internal, || "cannot write the state".into())?;
-        text.push(b'\n');
+        let text = seal::seal(version)?;
         fault::point("commit.before");
         if local::create_new(&self.manifest_path(version.version), &text)? {
             fault::point("commit.after");

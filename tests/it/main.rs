@@ -10,6 +10,7 @@ mod architecture;
 mod branches;
 mod columns;
 mod crashes;
+mod damage;
 mod dedup;
 mod doctor;
 mod embed_onnxruntime;
