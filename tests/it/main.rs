@@ -21,6 +21,7 @@ mod help;
 mod increments;
 mod init;
 mod methods;
+mod mutations;
 mod near;
 mod pairs;
 mod power;
