@@ -15,7 +15,7 @@
 //!
 //! | floor | modules | what lives there |
 //! |---|---|---|
-//! | 0 base | [`error`], [`diagnostic`], [`ids`], [`limits`], [`random`], [`declare`] | failures with exit codes, problems with positions, names, bounds, keyed randomness, tables of what may be declared |
+//! | 0 base | [`error`], [`diagnostic`], [`ids`], [`limits`], [`random`], [`fault`], [`declare`] | failures with exit codes, problems with positions, names, bounds, keyed randomness, faults on purpose, tables of what may be declared |
 //! | 1 doors | [`storage`], [`telemetry`], [`engine`] | files; clocks and progress; DataFusion: each outside thing is named in one folder |
 //! | 2 algorithms | [`text`], [`sketch`], [`embed`], [`vector`], [`cluster`], [`select`] | pure, each fast path with a slow oracle in its tests; `embed::runtime` alone names `ort`, `embed::tract` alone tract, `vector::hnsw` alone `hnsw_rs` |
 //! | 3 data and state | [`dataset`], [`state`] | shards in and out; artefacts, lineage, manifest, commit, verification, the state of increments |
@@ -50,6 +50,11 @@
 //!   stage downstream, in its columns or under `also` in its detail: a chain follows that one (`state::chain`), only moves
 //!   downstream, and ends in a row that is kept or was dropped for what it is itself.
 //! * Bytes of the dataset depend on the shards' content, their names and the plan: not on threads, batch size or listing order.
+//! * What a run promised is on disk before it says so: the bytes of a file before its name, the names in a folder before what names the
+//!   folder. `TROMMEL_FAULT`, hidden and for tests alone ([`fault`]), ends the process at any operation, fails any, or records all, and
+//!   `tests/it` rebuilds from the record what a power loss may leave.
+//! * No byte of a dataset or a state can change unseen, `run.json` apart: files are listed with their BLAKE3, and a manifest ends with a
+//!   checksum of itself.
 //! * A task key holds all that can change the task's artefact; an artefact counts once its receipt is written, and only while
 //!   its bytes have the receipt's hash.
 //!
@@ -73,6 +78,7 @@ pub mod diagnostic;
 pub mod embed;
 pub mod engine;
 pub mod error;
+pub mod fault;
 pub mod ids;
 pub mod limits;
 pub mod plan;

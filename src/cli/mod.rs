@@ -26,11 +26,12 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Kind, Result};
+use crate::fault;
 use crate::limits::MAX_PIPELINE_BYTES;
 use crate::plan::checked::Checked;
 use crate::run::runner::Prepared;
-use crate::storage::local;
 use crate::storage::uri::Root;
+use crate::storage::{local, record};
 
 /// Deduplicates training corpora held in Parquet: exact and semantic duplicates, coresets, and lineage that says why.
 #[derive(Debug, Parser)]
@@ -120,6 +121,7 @@ An editor with a YAML language server takes it from the first line of a pipeline
 /// The program: reads the arguments, runs the command, prints a failure, gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    let faults = std::env::var_os(fault::VARIABLE).map_or(Ok(()), |text| fault::start(&text.to_string_lossy()));
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -129,7 +131,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match dispatch(arguments) {
+    let ended = faults.and_then(|()| dispatch(arguments)).and_then(|()| record::write_counts());
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{}", error.report()).is_ok();

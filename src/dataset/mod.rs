@@ -44,7 +44,8 @@ pub fn isolate<T>(place: impl Fn() -> String, work: impl FnOnce() -> Result<T>) 
 pub(crate) fn read_error(error: ParquetError, place: &str) -> Error {
     match error {
         ParquetError::External(cause) => match cause.downcast::<std::io::Error>() {
-            Ok(io) if io.kind() != std::io::ErrorKind::UnexpectedEof => Error::storage(format!("cannot read shard {place}")).caused_by(*io),
+            // Decoders report damage as I/O errors too; only the system's have its number.
+            Ok(io) if io.raw_os_error().is_some() => Error::storage(format!("cannot read shard {place}")).caused_by(*io),
             Ok(io) => Error::input(format!("damaged shard {place}")).caused_by(*io),
             Err(other) => Error::input(format!("damaged shard {place}")).caused_by(other),
         },

@@ -133,6 +133,11 @@ impl Increment {
         self.base.as_ref().map_or(0, |(version, _)| version.version) + 1
     }
 
+    /// Whether the version that the run makes may be there, unless it is known that it is another's.
+    pub(super) fn may_be_made(&self) -> bool {
+        self.store.has(self.version()).unwrap_or(true)
+    }
+
     /// What the plan of the run says of the state.
     pub(super) fn canonical(&self) -> serde_json::Value {
         // The run's id holds its plan, its inputs and its own base: no two histories have the same.

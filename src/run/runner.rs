@@ -20,7 +20,7 @@ use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
 use crate::embed::{Embedder, ModelFiles, runtime};
 use crate::engine::cluster::LocalCluster;
 use crate::engine::{Engine, EngineOptions, spawn};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ids::TaskKey;
 use crate::plan::checked::Checked;
 use crate::plan::compile::Plan;
@@ -564,9 +564,13 @@ async fn carry_out(
             rows: manifest.rows.input,
             kept: manifest.rows.kept,
         };
-        increment.commit(&cx.snapshot, &run_id, dataset, segments)?;
-        // What is left is carried out by the next run if not by this one.
-        publication.committed();
+        let committed = increment.commit(&cx.snapshot, &run_id, dataset, segments);
+        // What is left is carried out by the next run if not by this one. A failure may come after the version has got its name: then it
+        // counts, and so does its dataset.
+        if committed.as_ref().map_or_else(|error| error.kind() != Kind::Conflict && increment.may_be_made(), |()| true) {
+            publication.committed();
+        }
+        committed?;
     }
     publication.publish()?;
     cx.artefacts.write_used(&prepared.work)?;

@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 
 use super::vectors;
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::fault;
 use crate::ids::TaskKey;
 use crate::storage::lock::Lock;
 use crate::storage::{checksum, local};
@@ -180,7 +181,9 @@ impl Artefacts {
     /// Ends a task: its files are there, and now they count.
     pub fn commit(&self, key: &TaskKey, receipt: &Receipt) -> Result<()> {
         let text = serde_json::to_vec(receipt).context(Kind::Internal, || "cannot write a receipt".into())?;
+        fault::point("receipt.before");
         local::write_file_unsynced(&self.receipt_path(key), &text)?;
+        fault::point("receipt.after");
         self.note(key, true);
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::artefacts::Artefacts;
 use super::store::Store;
 use crate::error::Result;
+use crate::fault;
 use crate::storage::local;
 use crate::storage::lock::Lock;
 
@@ -59,12 +60,14 @@ impl Garbage {
     /// # Errors
     /// Kind storage.
     pub fn remove(self) -> Result<()> {
+        fault::point("gc.before");
         for folder in &self.folders {
             local::remove_dir(folder)?;
         }
         for (file, _) in self.files.iter().filter(|(file, _)| !self.folders.iter().any(|folder| file.starts_with(folder))) {
             local::remove_file(file)?;
         }
+        fault::point("gc.after");
         drop(self.locks);
         Ok(())
     }

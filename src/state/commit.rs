@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::Manifest;
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::fault;
 use crate::ids::RunId;
 use crate::storage::local;
 use crate::storage::lock::Lock;
@@ -94,17 +95,24 @@ impl Publication {
         self.settled = true;
     }
 
-    /// Makes what was written so far survive a power loss.
+    /// Makes what was written so far survive a power loss: files are synced one by one, and here the names of the folders that hold them.
     pub fn sync(&self) -> Result<()> {
-        local::sync_dir(&self.part)
+        local::sync_dirs(&self.part)?;
+        self.part.parent().map_or(Ok(()), local::sync_dir)
     }
 
     /// Makes the dataset visible.
     pub fn publish(mut self) -> Result<()> {
-        local::sync_dir(&self.part)?;
+        // One that is committed was synced before.
+        if !self.settled {
+            self.sync()?;
+        }
+        fault::point("publish.before");
         if !local::exists(&self.sink)? {
             self.settled = true;
-            return local::rename_dir(&self.part, &self.sink);
+            local::rename_dir(&self.part, &self.sink)?;
+            fault::point("publish.after");
+            return Ok(());
         }
         check_free(&self.sink, self.overwrite)?;
         // A name of our own: `out.old` may be somebody's copy.
@@ -114,7 +122,10 @@ impl Publication {
             .context(Kind::Internal, || "cannot write the intent".into())?;
         self.settled = true;
         local::write_file(&beside(&self.sink, "intent")?, &intent)?;
-        finish(&self.sink, &self.part, &old)
+        fault::point("intent.after");
+        finish(&self.sink, &self.part, &old)?;
+        fault::point("publish.after");
+        Ok(())
     }
 }
 
@@ -159,7 +170,7 @@ pub fn check_free(sink: &Path, overwrite: bool) -> Result<()> {
 fn hold(sink: &Path) -> Result<Lock> {
     let name = sink.file_name().ok_or_else(|| Error::usage(format!("the sink has no name path=`{}`", sink.display())))?;
     if let Some(parent) = sink.parent() {
-        local::create_dir_all(parent)?;
+        local::create_dir_all_synced(parent)?;
     }
     Lock::take(&sink.with_file_name(format!(".{}.lock", name.to_string_lossy())), "the output")
 }
@@ -208,7 +219,9 @@ fn finish(sink: &Path, part: &Path, old: &Path) -> Result<()> {
     if local::exists(old)? {
         local::remove_dir(old)?;
     }
-    local::remove_file(&beside(sink, "intent")?)
+    local::remove_file(&beside(sink, "intent")?)?;
+    // An intent that came back after a power loss would publish what a later run had only begun.
+    sink.parent().map_or(Ok(()), local::sync_dir)
 }
 
 #[cfg(test)]

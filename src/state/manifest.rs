@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::seal;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{ContentHash, Fingerprint, RunId};
 use crate::storage::local;
@@ -115,9 +116,7 @@ impl Manifest {
 
     /// Writes it into a dataset's folder and gives its hash.
     pub fn write(&self, folder: &Path) -> Result<ContentHash> {
-        let mut text = serde_json::to_vec_pretty(self).context(Kind::Internal, || "cannot write the manifest".into())?;
-        text.push(b'\n');
-        Ok(local::write_file(&Self::path(folder), &text)?.hash)
+        Ok(local::write_file(&Self::path(folder), &seal::seal(self)?)?.hash)
     }
 
     /// Reads it.
@@ -128,15 +127,25 @@ impl Manifest {
                 .hint("name the folder that `sink` of the pipeline names, after a run has ended"));
         }
         let damaged = || format!("cannot read the manifest path=`{}`", path.display());
-        let value: Value = serde_json::from_slice(&local::read_to_vec(&path, MAX_BYTES)?).context(Kind::State, damaged)?;
+        let (value, wrong) = match seal::open(&local::read_to_vec(&path, MAX_BYTES)?) {
+            Ok(value) => (value, None),
+            Err((wrong, Some(value))) => (value, Some(wrong)),
+            Err((wrong, None)) => return Err(Error::state(damaged()).caused_by(wrong)),
+        };
         // The version is looked at first: a newer version may have other fields.
         match value.get("version").and_then(Value::as_u64) {
             Some(version) if version <= VERSION => {}
             Some(version) => {
-                return Err(Error::state(format!("a later release wrote this manifest version=`{version}` known=`{VERSION}`"))
-                    .hint("use that release, or a later one"));
+                return Err(Error::state(format!(
+                    "a later release wrote this manifest version=`{version}` known=`{VERSION}` path=`{}`",
+                    path.display()
+                ))
+                .hint("use that release, or a later one"));
             }
             None => return Err(Error::state(damaged())),
+        }
+        if let Some(wrong) = wrong {
+            return Err(Error::state(damaged()).caused_by(wrong).hint("run the pipeline again with --overwrite"));
         }
         serde_json::from_value(value).context(Kind::State, damaged)
     }

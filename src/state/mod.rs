@@ -10,6 +10,7 @@ pub mod forget;
 pub mod kept;
 pub mod lineage;
 pub mod manifest;
+mod seal;
 pub mod segments;
 pub mod store;
 pub mod vectors;

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::commit;
-use crate::error::{Context as _, Error, Kind, Result};
+use super::{commit, seal};
+use crate::error::{Error, Kind, Result};
+use crate::fault;
 use crate::ids::ContentHash;
 use crate::storage::lock::Lock;
 use crate::storage::{checksum, local};
@@ -209,8 +210,8 @@ impl Store {
     /// # Errors
     /// Kind conflict where another run holds it, kind storage.
     pub fn hold(&self) -> Result<Lock> {
-        local::create_dir_all(&self.manifests())?;
-        local::create_dir_all(&self.segments())?;
+        local::create_dir_all_synced(&self.manifests())?;
+        local::create_dir_all_synced(&self.segments())?;
         Lock::take(&self.folder.join(".lock"), "the state")
     }
 
@@ -254,14 +255,24 @@ impl Store {
         let path = self.manifest_path(number);
         let damaged = || Error::state(format!("cannot read the state path=`{}`", path.display())).hint(MEND);
         let bytes = local::read_to_vec(&path, MAX_BYTES)?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged().caused_by(error))?;
+        let (value, wrong) = match seal::open(&bytes) {
+            Ok(value) => (value, None),
+            Err((wrong, Some(value))) => (value, Some(wrong)),
+            Err((wrong, None)) => return Err(damaged().caused_by(wrong)),
+        };
         match value.get("format").and_then(Value::as_u64) {
             Some(format) if format <= FORMAT => {}
             Some(format) => {
-                return Err(Error::state(format!("a later release wrote this state format=`{format}` known=`{FORMAT}`"))
-                    .hint("use that release, or a later one"));
+                return Err(Error::state(format!(
+                    "a later release wrote this state format=`{format}` known=`{FORMAT}` path=`{}`",
+                    path.display()
+                ))
+                .hint("use that release, or a later one"));
             }
             None => return Err(damaged()),
+        }
+        if let Some(wrong) = wrong {
+            return Err(damaged().caused_by(wrong));
         }
         let version: Version = serde_json::from_value(value).map_err(|error| damaged().caused_by(error))?;
         if version.version != number {
@@ -292,9 +303,10 @@ impl Store {
     /// # Errors
     /// Kind conflict where another process has made one of that number.
     pub fn commit(&self, version: &Version) -> Result<()> {
-        let mut text = serde_json::to_vec_pretty(version).context(Kind::Internal, || "cannot write the state".into())?;
-        text.push(b'\n');
+        let text = seal::seal(version)?;
+        fault::point("commit.before");
         if local::create_new(&self.manifest_path(version.version), &text)? {
+            fault::point("commit.after");
             return Ok(());
         }
         // It may be ours all the same, if a step was repeated below us.
@@ -303,6 +315,14 @@ impl Store {
         }
         Err(Error::new(Kind::Conflict, format!("another run has made this version of the state version=`{}`", version.version))
             .hint("run again: it starts from that version, and what is finished is kept"))
+    }
+
+    /// Whether a version has its name.
+    ///
+    /// # Errors
+    /// Kind storage.
+    pub fn has(&self, number: u64) -> Result<bool> {
+        local::exists(&self.manifest_path(number))
     }
 
     /// Refuses a version of which a file is missing or has another length, before anything rests on it.

@@ -1,13 +1,15 @@
 //! Files on this machine: write aside then rename, list in a fixed order, and notice when a shard changes under a run.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::disk;
 use crate::error::{Error, Kind, Result};
+use crate::fault;
 use crate::ids::ContentHash;
 
 /// Bytes that [`AsideFile`] gathers before it hashes and writes them.
@@ -58,12 +60,7 @@ impl AsideFile {
         // The leading dot keeps it out of every listing; process id and counter keep two writers apart.
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = target.with_file_name(format!(".{}.{}.{number}.tmp", name.to_string_lossy(), std::process::id()));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&temporary)
-            .map_err(|error| io_error("cannot create", &temporary, error))?;
+        let file = disk::create(&temporary).map_err(|error| io_error("cannot create", &temporary, error))?;
         Ok(Self {
             file,
             temporary,
@@ -89,7 +86,9 @@ impl AsideFile {
 
     fn drain(&mut self) -> io::Result<()> {
         self.hasher.update(&self.buffer);
-        self.file.write_all(&self.buffer)?;
+        if !self.buffer.is_empty() {
+            disk::write(&mut self.file, &self.buffer)?;
+        }
         self.bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -101,7 +100,7 @@ impl AsideFile {
     /// Kind storage or resources, naming the path; the temporary file is then removed.
     pub fn finish(mut self) -> Result<Written> {
         self.drain().map_err(|error| io_error("cannot write", &self.target, error))?;
-        self.file.sync_all().map_err(|error| io_error("cannot sync", &self.target, error))?;
+        disk::sync(&self.file, &self.temporary).map_err(|error| io_error("cannot sync", &self.target, error))?;
         let written = self.rename()?;
         if let Some(folder) = written.1.parent() {
             sync_dir(folder)?;
@@ -131,7 +130,7 @@ impl AsideFile {
     }
 
     fn rename(mut self) -> Result<(Written, PathBuf)> {
-        fs::rename(&self.temporary, &self.target).map_err(|error| io_error("cannot rename", &self.target, error))?;
+        disk::rename(&self.temporary, &self.target).map_err(|error| io_error("cannot rename", &self.target, error))?;
         self.finished = true;
         Ok((Written { hash: self.hasher.finalize().into(), bytes: self.bytes }, self.target.clone()))
     }
@@ -144,7 +143,7 @@ impl Write for AsideFile {
         }
         if bytes.len() >= WRITE_BYTES {
             self.hasher.update(bytes);
-            self.file.write_all(bytes)?;
+            disk::write(&mut self.file, bytes)?;
             self.bytes += bytes.len() as u64;
         } else {
             self.buffer.extend_from_slice(bytes);
@@ -162,7 +161,7 @@ impl Drop for AsideFile {
     fn drop(&mut self) {
         if !self.finished {
             // Nothing can be done about a failure here, and a left-over hidden file harms nobody.
-            drop(fs::remove_file(&self.temporary));
+            drop(disk::remove(&self.temporary));
         }
     }
 }
@@ -186,13 +185,14 @@ pub fn create_new(path: &Path, bytes: &[u8]) -> Result<bool> {
     let mut file = AsideFile::create(path)?;
     file.write_all(bytes).map_err(|error| io_error("cannot write", path, error))?;
     file.drain().map_err(|error| io_error("cannot write", path, error))?;
-    file.file.sync_all().map_err(|error| io_error("cannot sync", path, error))?;
+    disk::sync(&file.file, &file.temporary).map_err(|error| io_error("cannot sync", path, error))?;
     // A link, unlike a rename, never replaces. Dropped unfinished, the file loses its other name.
-    match fs::hard_link(&file.temporary, path) {
+    match disk::link(&file.temporary, path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(error) => return Err(io_error("cannot link", path, error)),
     }
+    fault::point("linked");
     if let Some(folder) = path.parent() {
         sync_dir(folder)?;
     }
@@ -618,7 +618,53 @@ pub fn canonicalize(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Kind storage or resources, naming the path.
 pub fn create_dir_all(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|error| io_error("cannot create folder", path, error))
+    for folder in missing(path) {
+        disk::folder(folder).map_err(|error| io_error("cannot create folder", path, error))?;
+    }
+    Ok(())
+}
+
+/// As [`create_dir_all`], and the names of these folders survive a power loss.
+///
+/// # Errors
+/// Kind storage or resources, naming the path.
+pub fn create_dir_all_synced(path: &Path) -> Result<()> {
+    let missing = missing(path);
+    // Folders are made and synced from the top: of those that are there, a process that was cut off may have left the last one un-synced.
+    let there = missing.first().map_or(Some(path), |top| top.parent());
+    if let Some(above) = there.and_then(Path::parent) {
+        match disk::sync_dir(or_here(above)) {
+            // Somebody else's folder, in which this process can have made none.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            done => done.map_err(|error| io_error("cannot sync folder", above, error))?,
+        }
+    }
+    for folder in missing {
+        disk::folder(folder).map_err(|error| io_error("cannot create folder", path, error))?;
+        folder.parent().map_or(Ok(()), sync_dir)?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder and in all folders below it survive a power loss.
+///
+/// # Errors
+/// Kind storage, naming the path.
+pub fn sync_dirs(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(|error| io_error("cannot list", path, error))? {
+        let entry = entry.map_err(|error| io_error("cannot list", path, error))?;
+        if entry.file_type().map_err(|error| io_error("cannot look at", &entry.path(), error))?.is_dir() {
+            sync_dirs(&entry.path())?;
+        }
+    }
+    sync_dir(path)
+}
+
+/// Folders on the way to `path`, itself among them, that are not there; the topmost first.
+fn missing(path: &Path) -> Vec<&Path> {
+    let mut folders: Vec<&Path> = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()).collect();
+    folders.reverse();
+    folders
 }
 
 /// Renames a folder and syncs the folders that hold the two names. `to` must not exist, or be an empty folder.
@@ -626,7 +672,7 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
 /// # Errors
 /// Kind storage or resources, naming the new path.
 pub fn rename_dir(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(|error| io_error("cannot rename folder to", to, error))?;
+    disk::rename(from, to).map_err(|error| io_error("cannot rename folder to", to, error))?;
     for parent in [to.parent(), from.parent()].into_iter().flatten() {
         sync_dir(parent)?;
     }
@@ -638,8 +684,13 @@ pub fn rename_dir(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// Kind storage, naming the path.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| io_error("cannot sync folder", path, error))
+    let path = or_here(path);
+    disk::sync_dir(path).map_err(|error| io_error("cannot sync folder", path, error))
+}
+
+/// The folder above a bare name is the one that this process is in.
+fn or_here(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 /// Removes a folder with all that is in it; links in it are removed and not followed. A missing folder is no error.
@@ -647,7 +698,7 @@ pub fn sync_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// Kind storage, naming the path.
 pub fn remove_dir(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    match disk::remove_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove folder", path, error)),
         _ => Ok(()),
     }
@@ -658,7 +709,7 @@ pub fn remove_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// Kind storage, naming the path.
 pub fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    match disk::remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", path, error)),
         _ => Ok(()),
     }
@@ -693,7 +744,7 @@ pub fn append(from: &Path, target: &mut AsideFile) -> Result<()> {
 /// # Errors
 /// Kind conflict when the name exists, kind storage otherwise.
 pub fn hard_link(from: &Path, to: &Path) -> Result<()> {
-    fs::hard_link(from, to).map_err(|error| match error.kind() {
+    disk::link(from, to).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::new(Kind::Conflict, format!("file exists already path=`{}`", to.display())),
         _ => io_error("cannot link", to, error),
     })?;

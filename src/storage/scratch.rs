@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::disk;
 use super::local::io_error;
 use crate::error::Result;
 
@@ -43,7 +44,7 @@ impl Scratch {
     /// Kind storage, a full disk among them.
     pub fn append(&self, bytes: &[u8]) -> Result<u64> {
         let offset = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.file.write_all_at(bytes, offset).map_err(|error| io_error("cannot write a scratch file", &self.path, error))?;
+        disk::write_at(&self.file, bytes, offset).map_err(|error| io_error("cannot write a scratch file", &self.path, error))?;
         Ok(offset)
     }
 

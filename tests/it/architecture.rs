@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The floors, lowest first. Modules of the floor of algorithms do not import each other; on the other floors, those to the left
 /// are below those to the right.
 const FLOORS: &[&[&str]] = &[
-    &["error", "limits", "ids", "diagnostic", "random", "declare"],
+    &["error", "limits", "ids", "diagnostic", "random", "fault", "declare"],
     &["storage", "telemetry", "engine"],
     &["text", "sketch", "embed", "vector", "cluster", "select"],
     &["dataset", "state"],

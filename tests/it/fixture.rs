@@ -203,7 +203,11 @@ impl Corpus {
             file["bytes"] = bytes.len().into();
             file["blake3"] = blake3::hash(&bytes).to_string().into();
         }
-        fs::write(self.at("out/manifest.json"), manifest.to_string()).unwrap();
+        manifest.as_object_mut().unwrap().remove("checksum");
+        let text = serde_json::to_string_pretty(&manifest).unwrap();
+        let text = text.strip_suffix("\n}").unwrap();
+        let sealed = format!("{text},\n  \"checksum\": \"{}\"\n}}\n", blake3::hash(text.as_bytes()));
+        fs::write(self.at("out/manifest.json"), sealed).unwrap();
     }
 
     /// The ids of the rows in `out/data`, by file in the order of their names.

@@ -1,0 +1,98 @@
+//! Every byte of a dataset and of a state changed in turn, and files cut: verification names the file each time.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use trommel::engine::{Engine, EngineOptions};
+use trommel::state::store::Store;
+use trommel::state::verify;
+
+use crate::fixture::{list, trommel};
+use crate::scenario::{Scenario, draws, long};
+
+/// Each place of a file, or a seeded one of every `step`.
+fn places(bytes: usize, step: usize, draws: &mut trommel::random::Sequence) -> Vec<usize> {
+    let step = if long() { 1 } else { step };
+    (0..bytes).step_by(step).map(|place| (place + draws.below(step as u64) as usize).min(bytes - 1)).collect()
+}
+
+/// Damages one file in each way in turn; `found` gives what verification says of it, or nothing where it says that all is well.
+fn damage(file: &Path, step: usize, found: &dyn Fn() -> Option<String>) -> (usize, usize) {
+    let whole = fs::read(file).unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let mut draws = draws(name);
+    let told = |case: &str| {
+        let said = found().unwrap_or_else(|| panic!("{} {case}: not found", file.display()));
+        assert!(said.contains(name), "{} {case}: {said}", file.display());
+    };
+    let flips = places(whole.len(), step, &mut draws);
+    for place in &flips {
+        let mut bytes = whole.clone();
+        bytes[*place] ^= 1 << draws.below(8);
+        fs::write(file, &bytes).unwrap();
+        told(&format!("byte {place}"));
+    }
+    let cuts = places(whole.len(), step, &mut draws);
+    for place in &cuts {
+        fs::write(file, &whole[..*place]).unwrap();
+        told(&format!("cut at {place}"));
+    }
+    fs::write(file, [&whole[..], b"\n"].concat()).unwrap();
+    told("one byte more");
+    fs::write(file, &whole).unwrap();
+    assert_eq!(found(), None);
+    (flips.len(), cuts.len())
+}
+
+#[test]
+fn every_byte_of_a_dataset_is_verified() {
+    let scenario = Scenario::replacement();
+    let out = scenario.corpus.at("out");
+    let spill = tempfile::tempdir().unwrap();
+    let options = EngineOptions { threads: 1, memory_bytes: 1 << 30, batch_rows: 8192, spill_folder: spill.path().to_owned() };
+    let engine = Arc::new(Engine::start(options).unwrap());
+    // As `trommel verify` calls it.
+    let found = || match engine.block_on(verify::verify(&engine, &out, false)) {
+        Ok(found) if found.problem_count == 0 => None,
+        Ok(found) => Some(found.problems.join("\n")),
+        Err(error) => Some(error.report()),
+    };
+    let mut files = Vec::new();
+    list(&out, &mut files);
+    files.retain(|file| !file.ends_with("run.json"));
+    let (mut flips, mut cuts) = (0, 0);
+    for file in &files {
+        let (flipped, cut) = damage(file, 5, &found);
+        (flips, cuts) = (flips + flipped, cuts + cut);
+    }
+    println!("dataset: files={} flips={flips} found={flips} cuts={cuts} found={cuts}", files.len());
+}
+
+#[test]
+fn every_byte_of_a_state_is_verified() {
+    let scenario = Scenario::second();
+    let folder = scenario.corpus.at("state/of/it");
+    let store = Store::new(&folder);
+    let head = store.head().unwrap().unwrap().0;
+    let segments = || match store.verify(&head) {
+        Ok((problems, ..)) if problems.is_empty() => None,
+        Ok((problems, ..)) => Some(problems.join("\n")),
+        Err(error) => Some(error.report()),
+    };
+    // Manifests vouch for one another: the command follows them.
+    let manifests = || {
+        let ran = trommel(scenario.corpus.path(), &["state", "verify", "state/of/it"]);
+        assert!([0, 4].contains(&ran.code), "{}", ran.stderr);
+        (ran.code == 4).then(|| format!("{}{}", ran.stdout, ran.stderr))
+    };
+    let mut files: Vec<PathBuf> = Vec::new();
+    list(&folder, &mut files);
+    let (mut flips, mut cuts) = (0, 0);
+    for file in &files {
+        let is_manifest = file.parent().unwrap().ends_with("manifest");
+        let (flipped, cut) = if is_manifest { damage(file, 61, &manifests) } else { damage(file, 3, &segments) };
+        (flips, cuts) = (flips + flipped, cuts + cut);
+    }
+    println!("state: files={} flips={flips} found={flips} cuts={cuts} found={cuts}", files.len());
+}
