@@ -183,7 +183,11 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
             lines.push(format!("vectors that cannot be compared: {}", bad.join(", ")));
         }
     }
-    for (name, word) in [("orphans", "dropped rows without a kept row within epsilon"), ("truncated", "texts cut at max_tokens")] {
+    for (name, word) in [
+        ("orphans", "dropped rows without a kept row within epsilon"),
+        ("bridges", "rows near to several rows that earlier runs kept"),
+        ("truncated", "texts cut at max_tokens"),
+    ] {
         if let Some(number) = report.get(name).and_then(Value::as_u64).filter(|number| *number > 0) {
             lines.push(format!("{word}: {}", count(number)));
         }

@@ -252,6 +252,21 @@ fn copies_of_a_known_page_all_fall() {
     assert!(corpus.kept_of("out/2").is_empty());
 }
 
+/// A row that is near to two that were kept apart takes back neither, and is counted.
+#[test]
+fn bridges_are_counted() {
+    let corpus = Corpus::new();
+    incremental(&corpus, "  - { id: near, minhash_dedup: { threshold: 0.5, bands: 64, rows: 1, shingle: { words: 1 } } }");
+    corpus.shard("1.parquet", &[Some("ash birch cedar elm"), Some("cedar elm fir oak")]);
+    corpus.run(&[]).ok();
+    assert_eq!(corpus.kept_of("out/1").len(), 2);
+    corpus.shard("2.parquet", &[Some("birch cedar elm fir"), Some("ash birch cedar elm"), Some("yew")]);
+    let said = corpus.run(&[]).ok().stdout;
+    assert!(said.contains("rows near to several rows that earlier runs kept: 1"), "{said}");
+    assert_eq!(corpus.kept_of("out/2"), ["2-2"]);
+    assert_eq!(corpus.lineage_of("out/2")[0].kept_doc_id.as_deref(), Some("1-0"));
+}
+
 #[test]
 fn another_pipeline_is_refused_with_the_reason() {
     let corpus = two_days();

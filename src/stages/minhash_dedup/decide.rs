@@ -53,6 +53,8 @@ struct Decided {
     /// Rows dropped at each threshold.
     counts: Vec<u64>,
     effort: Effort,
+    /// Rows near to several of earlier increments.
+    bridges: u64,
 }
 
 impl MinhashDedup {
@@ -91,13 +93,14 @@ impl MinhashDedup {
             self.decide_component(engine, candidates, compared.as_ref(), members, sources, &thresholds, room)
         });
         let decided = decided.collect::<Result<Vec<_>>>()?;
-        let mut effort = Effort::default();
+        let (mut effort, mut bridges) = (Effort::default(), 0);
         let mut counts = vec![0_u64; thresholds.len()];
         let dropped = decided.iter().map(|component| component.dropped.len()).sum();
         let mut drops = Drops::for_rows(&held, dropped)?;
         let id = |candidate: u32| candidates.ids[candidates.rows[candidate as usize] as usize];
         for component in decided {
             effort += component.effort;
+            bridges += component.bridges;
             counts.iter_mut().zip(&component.counts).for_each(|(sum, count)| *sum += count);
             for (row, kept, shared, dropped) in component.dropped {
                 let verified = config.verify != Verify::None;
@@ -111,7 +114,11 @@ impl MinhashDedup {
             }
         }
         let largest = groups.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        Ok((drops, self.report(candidates, groups.len(), largest, &counts, effort)))
+        let mut report = self.report(candidates, groups.len(), largest, &counts, effort);
+        if candidates.ids.len() > candidates.new {
+            report.insert("bridges".into(), json!(bridges));
+        }
+        Ok((drops, report))
     }
 
     /// The candidates by component, in keep order inside each.
@@ -171,9 +178,10 @@ impl MinhashDedup {
         let incumbents = members.iter().take_while(is_incumbent).count() as u32;
         let mut pairs = Pairs::new(compared, members, (of_sources, incumbents), self.config.bands, cuts, room);
         let stop = || engine.stop().check();
+        let mut bridges = 0;
         let (results, effort) = match self.config.rule {
             Rule::Star => {
-                let mut star = Star::new(members.len(), thresholds);
+                let mut star = Star::new(members.len(), thresholds).with_incumbents(incumbents as usize);
                 let mut rule = cluster::Rule {
                     rule: &mut star,
                     wants: Star::wants,
@@ -182,6 +190,7 @@ impl MinhashDedup {
                     decide: Star::decide,
                 };
                 let effort = compare_in_buckets(buckets, BOUNDS, cuts, &mut rule, &mut pairs, stop)?;
+                bridges = star.bridges();
                 (star.finish(), effort)
             }
             Rule::Components => {
@@ -224,7 +233,7 @@ impl MinhashDedup {
             let shared = kept.map_or(0, |kept| buckets.shared(place as u32, kept));
             Some((members[place], kept.map(|kept| members[kept as usize]), shared, dropped))
         });
-        Ok(Decided { dropped: dropped.collect(), counts, effort })
+        Ok(Decided { dropped: dropped.collect(), counts, effort, bridges })
     }
 
     fn report(&self, candidates: &Candidates, components: usize, largest: usize, counts: &[u64], effort: Effort) -> Map<String, Value> {

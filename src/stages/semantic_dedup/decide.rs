@@ -9,21 +9,22 @@ use crate::error::{Error, Result};
 use crate::vector::similarity;
 use crate::vector::{Probed, Rows, compare_probed, nearest_probed};
 
-/// For each threshold and each row, in keep order, why it is dropped.
-pub(super) fn decide(rule: Rule, probed: &Probed<'_>, thresholds: &[Threshold], stop: &Stop) -> Result<Vec<Vec<Option<Dropped>>>> {
+/// For each threshold and each row, in keep order, why it is dropped; and how many rows are near to several of earlier increments.
+pub(super) fn decide(rule: Rule, probed: &Probed<'_>, thresholds: &[Threshold], stop: &Stop) -> Result<(Vec<Vec<Option<Dropped>>>, u64)> {
     let rows = probed.order.len();
     let minimum = Threshold::loosest(thresholds);
     let check = || stop.check();
     match rule {
         Rule::Star => {
-            let mut star = Star::new(rows, thresholds);
+            let mut star = Star::new(rows, thresholds).with_incumbents(probed.settled);
             compare_probed(probed, minimum, &mut star, Star::wants, Star::offer, Star::decide, check)?;
-            Ok(star.finish())
+            let bridges = star.bridges();
+            Ok((star.finish(), bridges))
         }
         Rule::AnyEarlier => {
             let mut any = AnyEarlier::new(rows);
             compare_probed(probed, minimum, &mut any, AnyEarlier::wants, AnyEarlier::offer, AnyEarlier::decide, check)?;
-            thresholds.iter().map(|threshold| survivors(&any, probed, *threshold)).collect()
+            Ok((thresholds.iter().map(|threshold| survivors(&any, probed, *threshold)).collect::<Result<_>>()?, 0))
         }
         Rule::Components => {
             let mut components = Components::new(rows, thresholds);
@@ -39,7 +40,7 @@ pub(super) fn decide(rule: Rule, probed: &Probed<'_>, thresholds: &[Threshold], 
                     }
                 }
             });
-            space.into_inner().2.map_or(Ok(decided), Err)
+            space.into_inner().2.map_or(Ok((decided, 0)), Err)
         }
     }
 }

@@ -159,7 +159,11 @@ impl SemanticDedup {
             recall = Some(found);
             decided
         } else {
-            decide(config.rule, &probed(gathered, &order, &cells), &thresholds, stop)?
+            let (decided, bridges) = decide(config.rule, &probed(gathered, &order, &cells), &thresholds, stop)?;
+            if gathered.incumbents > 0 {
+                report.insert("bridges".into(), json!(bridges));
+            }
+            decided
         };
         let counts: Vec<u64> = decided.iter().map(|decisions| decisions.iter().flatten().count() as u64).collect();
         let mut drops = Drops::for_rows(&gathered.memory, bad.len() + counts[0] as usize)?;
