@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::excerpt::{Excerpt, printable};
 use super::{Global, root};
+use crate::dataset::quarantine::OnCorrupt;
 use crate::dataset::reader::{ROW_COLUMN, ReadRequest, read};
 use crate::dataset::schema::text_values;
 use crate::dataset::snapshot::{self, Shard, SourceSpec};
@@ -239,6 +240,7 @@ impl Evidence {
                 uri: path.display().to_string(),
                 base: folder,
                 selection: Selection::File(input.shard.clone()),
+                on_corrupt: OnCorrupt::Fail,
             };
             // A length that differs spares the hash.
             let same_length = local::file_bytes(&path).is_ok_and(|bytes| bytes == input.bytes);

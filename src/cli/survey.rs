@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::excerpt::printable;
 use crate::config::model;
 use crate::dataset::preflight::{load_footer, reader_options};
+use crate::dataset::quarantine::OnCorrupt;
 use crate::dataset::reader::{ReadRequest, ShardReader, read};
 use crate::dataset::schema::{common_type, is_text};
 use crate::dataset::snapshot::{self, SourceSpec};
@@ -203,7 +204,13 @@ impl Survey {
         let path = root.map_or_else(|| Ok(sample.path.clone()), |root| root.confine(&sample.path))?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let base = path.parent().unwrap_or(&path).to_owned();
-        let spec = SourceSpec { name: "sample".into(), uri: path.display().to_string(), base, selection: Selection::File(name) };
+        let spec = SourceSpec {
+            name: "sample".into(),
+            uri: path.display().to_string(),
+            base,
+            selection: Selection::File(name),
+            on_corrupt: OnCorrupt::Fail,
+        };
         let shards = snapshot::take(&[spec])?.shards;
         let Some(shard) = shards.first() else { return Ok(None) };
         let columns: Vec<&str> = fit.iter().map(|column| column.name.as_str()).collect();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::load;
+use crate::dataset::quarantine::OnCorrupt;
 use crate::declare::reader::{Refusal, check, check_id, element_path, parse_compression};
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Node, Presence, Shape, set};
@@ -52,6 +53,8 @@ pub struct Source {
     pub text: Option<String>,
     /// The column that has the role `id`.
     pub id_column: Option<String>,
+    /// What becomes of damaged shards.
+    pub on_corrupt: OnCorrupt,
 }
 
 /// One stage.
@@ -120,6 +123,12 @@ const PARQUET_SOURCE: &[Field] = &[
     ),
     optional("text", Shape::Text, "The column that stages mean by `text`."),
     optional("id", Shape::Text, "The column that names a row in lineage; it need not be unique."),
+    defaulted(
+        "on_corrupt",
+        Shape::Choice(OnCorrupt::WORDS),
+        Presence::Text("fail"),
+        "What becomes of a damaged shard: `fail` the run, or `quarantine` it: each new shard is then read whole once before the run rests on it.",
+    ),
 ];
 
 const SOURCE: Shape = Shape::Kinds {
@@ -490,6 +499,7 @@ fn pipeline(fields: &Fields<'_>, outline: &Outline, file: &Path) -> Option<Pipel
             uri: parquet.text("uri")?,
             text: parquet.text("text"),
             id_column: parquet.text("id"),
+            on_corrupt: parquet.text("on_corrupt").and_then(|word| OnCorrupt::from_word(&word)).unwrap_or(OnCorrupt::Fail),
         })
     });
     let sources = sources.collect::<Option<Vec<Source>>>()?;

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod pack;
 pub mod pages;
 pub mod preflight;
+pub mod quarantine;
 pub mod reader;
 pub mod schema;
 pub mod snapshot;

@@ -1,7 +1,7 @@
 //! The snapshot: which shards there are, in order, and what each one is. It is taken before anything is read, and every
 //! later look at a shard is checked against it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -10,6 +10,7 @@ use parquet::file::statistics::Statistics;
 use rayon::prelude::*;
 
 use crate::dataset::preflight;
+use crate::dataset::quarantine::{self, OnCorrupt, Quarantined};
 use crate::dataset::reader::ShardReader;
 use crate::error::{Error, Result};
 use crate::ids::{ContentHash, ShardId};
@@ -28,6 +29,8 @@ pub struct SourceSpec {
     pub base: PathBuf,
     /// Which files below it.
     pub selection: Selection,
+    /// What becomes of those that are damaged.
+    pub on_corrupt: OnCorrupt,
 }
 
 /// Sizes of one row group.
@@ -125,6 +128,8 @@ pub struct Snapshot {
     pub sources: Vec<SourceSpec>,
     /// The shards: sources in the order written, shards by the bytes of their paths.
     pub shards: Vec<Shard>,
+    /// Those that were set aside, in the same order.
+    pub quarantined: Vec<Quarantined>,
 }
 
 impl Snapshot {
@@ -168,13 +173,18 @@ pub fn take_new(sources: &[SourceSpec], known: &dyn Known) -> Result<(Snapshot, 
             unknown.push((source, file));
         }
     }
-    let mut shards = look_at(unknown)?;
+    let (mut shards, quarantined) = look_at(sources, unknown)?;
     shards.retain(|shard| !known.content(&sources[shard.source].name, &shard.hash));
+    number(&mut shards)?;
+    let new = (shards.len() + quarantined.len()) as u64;
+    Ok((Snapshot { sources: sources.to_vec(), shards, quarantined }, all - new))
+}
+
+fn number(shards: &mut [Shard]) -> Result<()> {
     for (ordinal, shard) in shards.iter_mut().enumerate() {
         shard.id = ShardId::try_new(ordinal).ok_or_else(too_many)?;
     }
-    let new = shards.len() as u64;
-    Ok((Snapshot { sources: sources.to_vec(), shards }, all - new))
+    Ok(())
 }
 
 /// Lists, opens, checks and hashes every shard. Files are read in parallel; the result depends on their content alone.
@@ -183,7 +193,12 @@ pub fn take_new(sources: &[SourceSpec], known: &dyn Known) -> Result<(Snapshot, 
 /// Kind input when a source has no shard (naming its pattern), when a shard is damaged or changes while it is read; kind
 /// resources at a limit; kind storage when a file cannot be read.
 pub fn take(sources: &[SourceSpec]) -> Result<Snapshot> {
-    Ok(Snapshot { sources: sources.to_vec(), shards: look_at(list(sources, |_| false)?)? })
+    let (mut shards, quarantined) = look_at(sources, list(sources, |_| false)?)?;
+    if let (true, Some(first)) = (shards.is_empty(), quarantined.first()) {
+        return Err(Error::input(format!("every shard is damaged: {}", first.error)).hint("look at how the shards were written or copied"));
+    }
+    number(&mut shards)?;
+    Ok(Snapshot { sources: sources.to_vec(), shards, quarantined })
 }
 
 fn too_many() -> Error {
@@ -207,17 +222,45 @@ fn list(sources: &[SourceSpec], may_be_empty: impl Fn(&str) -> bool) -> Result<V
     Ok(listed)
 }
 
-fn look_at(listed: Vec<(usize, Listed)>) -> Result<Vec<Shard>> {
-    let looked: Vec<Result<Shard>> = listed
+fn look_at(sources: &[SourceSpec], listed: Vec<(usize, Listed)>) -> Result<(Vec<Shard>, Vec<Quarantined>)> {
+    let looked: Vec<Result<std::result::Result<Shard, Quarantined>>> = listed
         .into_par_iter()
         .enumerate()
         .map(|(ordinal, (source, file))| {
             let id = ShardId::try_new(ordinal).ok_or_else(too_many)?;
-            look(id, source, file.relative, file.path)
+            let spec = &sources[source];
+            if spec.on_corrupt == OnCorrupt::Fail {
+                return look(id, source, file.relative, file.path).map(Ok);
+            }
+            let bytes = identity(&file.path)?.map_or(0, |identity| identity.bytes);
+            match look(id, source, file.relative.clone(), file.path.clone())
+                .and_then(|shard| quarantine::read_whole(&shard).map(|()| shard))
+            {
+                Ok(shard) => Ok(Ok(shard)),
+                Err(error) if quarantine::is_damage(&error) => {
+                    let (rows, error) = (footer_rows(&file.path), quarantine::in_one_line(&error));
+                    Ok(Err(Quarantined { source: spec.name.clone(), path: file.relative, bytes, rows, error }))
+                }
+                Err(error) => Err(error),
+            }
         })
         .collect();
+    let (mut shards, mut quarantined) = (Vec::new(), Vec::new());
     // In order, so that of several damaged shards the first is reported whatever the threads did.
-    looked.into_iter().collect()
+    for found in looked {
+        match found? {
+            Ok(shard) => shards.push(shard),
+            Err(aside) => quarantined.push(aside),
+        }
+    }
+    Ok((shards, quarantined))
+}
+
+/// How many rows the footer says that a damaged file has, if it can be read.
+fn footer_rows(path: &Path) -> Option<u64> {
+    let reader = ShardReader::new(open_shard(path).ok()?);
+    let footer = preflight::load_footer(&reader, preflight::reader_options()).ok()?;
+    Some(footer.metadata().row_groups().iter().map(|group| group.num_rows() as u64).sum())
 }
 
 fn look(id: ShardId, source: usize, path: String, file: PathBuf) -> Result<Shard> {

@@ -13,6 +13,7 @@ use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use proptest::prelude::*;
 
+use crate::dataset::quarantine::OnCorrupt;
 use crate::dataset::reader::{ROW_COLUMN, ReadRequest, read};
 use crate::dataset::schema::{NeededColumn, Wanted, reconcile};
 use crate::dataset::snapshot::{Snapshot, SourceSpec, take};
@@ -27,6 +28,7 @@ fn snapshot(folder: &Path) -> crate::error::Result<Snapshot> {
         uri: "in/*.parquet".into(),
         base: folder.to_owned(),
         selection: Selection::Folder(".parquet".into()),
+        on_corrupt: OnCorrupt::Fail,
     }])
 }
 

@@ -30,6 +30,7 @@ impl Summary {
             "output": self.sink.display().to_string(),
             "run_id": self.manifest.run_id,
             "rows": {"input": self.manifest.rows.input, "kept": self.manifest.rows.kept, "dropped": self.manifest.rows.dropped, "rejected": self.manifest.rows.rejected},
+            "quarantined": self.manifest.quarantined,
             "stages": self.manifest.stages,
             "run": self.record,
         })
@@ -49,6 +50,12 @@ impl Summary {
             }
         }
         let _ = writeln!(text, "{:<34} {:>12}  {}", "rows kept", count(rows.kept), share(rows.kept));
+        let aside = &self.manifest.quarantined;
+        if !aside.is_empty() {
+            let rows: u64 = aside.iter().filter_map(|shard| shard.rows).sum();
+            let unknown = if aside.iter().any(|shard| shard.rows.is_none()) { ", and those whose footers cannot be read" } else { "" };
+            let _ = writeln!(text, "damaged shards set aside: {}, with {} rows{unknown}", aside.len(), count(rows));
+        }
         for stage in &self.manifest.stages {
             for line in stage_lines(&stage.report) {
                 let _ = writeln!(text, "{}: {line}", stage.stage);

@@ -215,7 +215,7 @@ fn source_spec(folder: &Path, source: &Source, root: Option<&Root>) -> Result<So
             (place.parent().unwrap_or(Path::new("/")).to_owned(), Selection::File(name))
         }
     };
-    Ok(SourceSpec { name: source.id.to_string(), uri: location.to_string(), base, selection })
+    Ok(SourceSpec { name: source.id.to_string(), uri: location.to_string(), base, selection, on_corrupt: source.on_corrupt })
 }
 
 /// What the first scan of each source reads, and in which types.
@@ -411,6 +411,9 @@ pub fn run(prepared: &Prepared, options: &RunOptions, telemetry: &Telemetry, sto
         Some(increment) => prepared.new_shards(increment, options.limit_rows)?,
         None => (prepared.snapshot(options.limit_rows)?, 0),
     };
+    for aside in &snapshot.quarantined {
+        telemetry.note(&format!("shard set aside source=`{}` path=`{}`: {}", aside.source, aside.path, aside.error));
+    }
     if let Some(increment) = increment.as_ref().filter(|_| snapshot.shards.is_empty()) {
         phase.finish();
         return Ok(Ran::NothingNew { known, version: increment.version() - 1 });
@@ -698,6 +701,7 @@ fn manifest_of(
     let input: u64 = lineages.iter().map(|lineage| lineage.rows).sum();
     let kept: u64 = lineages.iter().map(|lineage| lineage.kept).sum();
     Manifest {
+        quarantined: cx.snapshot.quarantined.clone(),
         version: manifest::VERSION,
         trommel: env!("CARGO_PKG_VERSION").into(),
         name: cx.plan.name.clone(),

@@ -5,31 +5,56 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::engine::{Engine, Reservation};
 use crate::error::Result;
 
-/// A set of hashes: open addressing, at most half full.
+/// A set of hashes: open addressing, at most half full. Most that is asked for is not in it: a bit for each hash, in an array that a core's
+/// cache holds, answers that without looking at the slots.
 #[derive(Debug)]
 pub(super) struct KeySet {
     slots: Vec<u64>,
+    /// For the upper bits of a hash, whether some hash in the set has these.
+    bits: Vec<u64>,
     /// Whether 0, which stands for an empty slot, is in it.
     zero: bool,
-    mask: usize,
     memory: Reservation,
     held: usize,
+}
+
+/// Bits for each slot.
+const BITS_A_SLOT: usize = 8;
+
+/// Bytes of a set of so many slots.
+fn bytes(slots: usize) -> usize {
+    slots * size_of::<u64>() + slots * BITS_A_SLOT / 8
 }
 
 impl KeySet {
     /// Room for so many keys.
     pub(super) fn with_capacity(engine: &Engine, keys: usize) -> Result<Self> {
-        let slots = (2 * keys.max(8)).next_power_of_two();
-        let memory = engine.reserve("keys that are looked up in the state", slots * size_of::<u64>())?;
-        Ok(Self { slots: vec![0; slots], zero: false, mask: slots - 1, memory, held: 0 })
+        let slots = (2 * keys.max(32)).next_power_of_two();
+        let memory = engine.reserve("keys that are looked up in the state", bytes(slots))?;
+        Ok(Self { slots: vec![0; slots], bits: vec![0; slots * BITS_A_SLOT / 64], zero: false, memory, held: 0 })
     }
 
     fn place(&self, key: u64) -> usize {
-        let mut at = key as usize & self.mask;
+        let mask = self.slots.len() - 1;
+        let mut at = key as usize & mask;
         while self.slots[at] != 0 && self.slots[at] != key {
-            at = (at + 1) & self.mask;
+            at = (at + 1) & mask;
         }
         at
+    }
+
+    /// The word and the bit in it that stand for a key.
+    fn bit(&self, key: u64) -> (usize, u64) {
+        let upper = (key >> 32) as usize;
+        ((upper >> 6) & (self.bits.len() - 1), 1 << (upper & 63))
+    }
+
+    fn put(&mut self, key: u64) {
+        let (word, bit) = self.bit(key);
+        self.bits[word] |= bit;
+        let at = self.place(key);
+        self.held += usize::from(self.slots[at] == 0);
+        self.slots[at] = key;
     }
 
     /// Puts a key in.
@@ -39,23 +64,23 @@ impl KeySet {
             return Ok(());
         }
         if 2 * self.held >= self.slots.len() {
-            self.memory.grow(2 * self.slots.len() * size_of::<u64>())?;
-            let old = std::mem::replace(&mut self.slots, vec![0; 2 * self.mask + 2]);
-            self.mask = self.slots.len() - 1;
-            for key in old.into_iter().filter(|key| *key != 0) {
-                let at = self.place(key);
-                self.slots[at] = key;
-            }
+            let slots = 2 * self.slots.len();
+            self.memory.grow(bytes(slots))?;
+            let old = std::mem::replace(&mut self.slots, vec![0; slots]);
+            (self.bits, self.held) = (vec![0; slots * BITS_A_SLOT / 64], 0);
+            old.into_iter().filter(|key| *key != 0).for_each(|key| self.put(key));
         }
-        let at = self.place(key);
-        self.held += usize::from(self.slots[at] == 0);
-        self.slots[at] = key;
+        self.put(key);
         Ok(())
     }
 
     /// Whether a key is in it.
     pub(super) fn contains(&self, key: u64) -> bool {
-        if key == 0 { self.zero } else { self.slots[self.place(key)] == key }
+        let (word, bit) = self.bit(key);
+        match key {
+            0 => self.zero,
+            _ => self.bits[word] & bit != 0 && self.slots[self.place(key)] == key,
+        }
     }
 }
 

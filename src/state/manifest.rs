@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::seal;
+use crate::dataset::quarantine::Quarantined;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{ContentHash, Fingerprint, RunId};
 use crate::storage::local;
@@ -32,6 +33,9 @@ pub struct Manifest {
     pub plan: Value,
     /// The input shards, in the order of the corpus.
     pub inputs: Vec<InputShard>,
+    /// Damaged shards that were set aside: no row of them is counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Quarantined>,
     /// The files of the dataset, by path.
     pub files: Vec<OutputFile>,
     /// Rows.

@@ -14,6 +14,7 @@ use arrow::datatypes::{DataType, Field, Int32Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterVersion};
+use trommel::dataset::quarantine::OnCorrupt;
 use trommel::dataset::reader::{ReadRequest, read};
 use trommel::dataset::snapshot::{SourceSpec, take};
 use trommel::dataset::writer::{ShardWriter, WriterOptions};
@@ -126,8 +127,13 @@ fn case(codec: &str, wholes: &[Vec<u8>], number: usize) -> Vec<u8> {
 
 /// Reads a folder of shards as a run does: snapshot, all columns of all rows, and a pruned copy.
 fn use_all(folder: &Path) -> Result<usize> {
-    let source =
-        SourceSpec { name: "crawl".into(), uri: "in/".into(), base: folder.to_owned(), selection: Selection::Folder(".parquet".into()) };
+    let source = SourceSpec {
+        name: "crawl".into(),
+        uri: "in/".into(),
+        base: folder.to_owned(),
+        selection: Selection::Folder(".parquet".into()),
+        on_corrupt: OnCorrupt::Fail,
+    };
     let snapshot = take(&[source])?;
     let shard = &snapshot.shards[0];
     let names: Vec<String> = shard.schema.fields().iter().map(|field| field.name().clone()).collect();
