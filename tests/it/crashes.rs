@@ -134,3 +134,8 @@ fn a_full_disk_ends_an_increment_with_its_own_code_and_harms_nothing() {
 fn a_full_disk_ends_a_replacement_with_its_own_code_and_harms_nothing() {
     full_everywhere(&Scenario::replacement(), 12);
 }
+
+#[test]
+fn a_full_disk_in_the_middle_of_a_file_is_told_alike() {
+    full_everywhere(&Scenario::large(), 5);
+}

@@ -93,6 +93,19 @@ impl Scenario {
         Self::of("second increment", corpus, vec!["run", "p.yaml", "--quiet"])
     }
 
+    /// An increment whose files are larger than what a writer gathers before it writes.
+    pub(crate) fn large() -> Self {
+        let corpus = Corpus::new();
+        let mut draws = draws("large");
+        let mut word = || (0..6).map(|_| char::from(b'a' + draws.below(26) as u8)).collect::<String>();
+        let rows: Vec<String> = (0..6_000).map(|_| (0..60).map(|_| word()).collect::<Vec<_>>().join(" ")).collect();
+        let rows: Vec<Option<&str>> = rows.iter().map(|row| Some(row.as_str())).collect();
+        write_shard(&corpus.at("in/1.parquet"), &texts("large-", &rows), 3_000);
+        let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+        corpus.pipeline_with(source, STAGES, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state/of/it");
+        Self::of("large increment", corpus, vec!["run", "p.yaml", "--quiet"])
+    }
+
     /// A dataset that takes the place of another, without a state.
     pub(crate) fn replacement() -> Self {
         let corpus = Corpus::new();
