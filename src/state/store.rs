@@ -269,19 +269,24 @@ impl Store {
     pub fn commit(&self, version: &Version) -> Result<()> {
         let text = seal::seal(version)?;
         fault::point("commit.before");
-        if local::create_new(&self.manifest_path(version.version), &text)? {
-            fault::point("commit.after");
-            return Ok(());
+        let created = local::create_new(&self.manifest_path(version.version), &text);
+        match created {
+            Ok(true) => {
+                fault::point("commit.after");
+                return Ok(());
+            }
+            Err(error) if !self.has(version.version)? => return Err(error),
+            // What is there may be ours all the same: a step was repeated below us, or one failed after the name was given.
+            _ => {}
         }
-        // It may be ours all the same, if a step was repeated below us.
         if self.read(version.version)?.0.commit_id == version.commit_id {
-            return Ok(());
+            return created.map(drop);
         }
         Err(Error::new(Kind::Conflict, format!("another run has made this version of the state version=`{}`", version.version))
             .hint("run again: it starts from that version, and what is finished is kept"))
     }
 
-    /// Whether a version has its name.
+    /// Whether there is such a version.
     ///
     /// # Errors
     /// Kind storage.

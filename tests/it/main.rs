@@ -25,6 +25,7 @@ mod mutations;
 mod near;
 mod pairs;
 mod power;
+mod races;
 mod row_local;
 mod run;
 mod scenario;
