@@ -14,7 +14,8 @@ use arrow::datatypes::Float32Type;
 use proptest::prelude::*;
 
 use crate::fixture::{Corpus, list, texts, trommel, write_shard};
-use crate::scenario::{STAGES, draws, long};
+use crate::reliability::scenario::{STAGES, draws};
+use crate::reliability::{figures, long};
 
 /// Writes a pipeline that goes on from `state`.
 fn incremental(corpus: &Corpus, stages: &str) {
@@ -376,7 +377,7 @@ fn killed_increments_end_alike() {
         assert_eq!(trommel(corpus.path(), &["state", "history", "state"]).ok().stdout.lines().count(), 2);
     }
     assert!(killed > 0);
-    println!("random kills: runs={runs} killed={killed} mismatches=0");
+    figures("killed at random", "second increment", &format!("runs {runs}, killed {killed}, mismatches 0"));
 }
 
 #[test]
@@ -429,7 +430,7 @@ fn of_many_processes_one_commits() {
         trommel(corpus.path(), &["verify", "out/2"]).ok();
         trommel(corpus.path(), &["state", "verify", "state"]).ok();
     }
-    println!("races of 2 to 8 processes: rounds={rounds} rounds with other than one winner=0");
+    figures("one of many commits", "2 to 8 processes", &format!("rounds {rounds}, with other than one winner 0"));
 }
 
 /// Every file of a state with one byte changed: `state verify` names it, and no run uses it in silence.

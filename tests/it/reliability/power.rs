@@ -9,8 +9,9 @@ use std::path::Path;
 use serde_json::Value;
 use trommel::random::Sequence;
 
+use super::scenario::{Scenario, Tree, difference, draws, made, some};
+use super::{figures, long};
 use crate::fixture::trommel;
-use crate::scenario::{Scenario, Tree, difference, draws, long, made, some};
 
 /// Seeded choices of what un-synced operations left, for each point of the record.
 const CHOICES: usize = 3;
@@ -277,7 +278,8 @@ fn lose_power_everywhere(scenario: &Scenario, most: usize) {
         scenario.resume(&["--threads", ["1", "2"][place % 2]], case);
     }
     let syncs = entries.iter().filter(|entry| entry.operation.starts_with("sync")).count();
-    println!("{}: operations={} syncs={syncs} images={total} tried={} failures=0", scenario.name, entries.len(), images.len());
+    let numbers = format!("operations {}, syncs {syncs}, disk images {total}, tried {}, failures 0", entries.len(), images.len());
+    figures("power is lost", scenario.name, &numbers);
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+use super::scenario::{Scenario, made};
+use super::{figures, long};
 use crate::fixture::{texts, trommel, write_shard};
-use crate::scenario::{Scenario, long, made};
 
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().try_into().unwrap()).unwrap()
@@ -84,7 +85,7 @@ fn a_stalled_writer_cannot_publish_over_a_newer_history() {
             }
         }
     }
-    println!("stalled writers: interleavings={interleavings} lost=0");
+    figures("a stalled writer goes on", "locks removed, with gc and without", &format!("interleavings {interleavings}, lost 0"));
 }
 
 /// Two to eight writers that all stand before the commit, each with another dataset, go on at once.
@@ -108,5 +109,9 @@ fn of_many_writers_without_locks_one_commits() {
         assert!(left.is_empty(), "round {round}: {left:?}");
         assert!(scenario.corpus.run(&[]).ok().stdout.contains("nothing new"), "round {round}");
     }
-    println!("writers without locks, 2 to 8: rounds={rounds} rounds with other than one winner=0");
+    figures(
+        "one of many commits",
+        "2 to 8 processes at the commit, locks removed",
+        &format!("rounds {rounds}, with other than one winner 0"),
+    );
 }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::scenario::{Scenario, draws, some};
+use super::figures;
+use super::scenario::{Scenario, draws, some};
 
 /// Options that move no bit of the result, others each time.
 const OTHER: [&[&str]; 4] = [
@@ -41,7 +42,8 @@ fn kill_everywhere(scenario: &Scenario, most: usize) {
         scenario.resume(OTHER[(place + 1) % 4], &case);
         survived += u32::from(ended.killed);
     }
-    println!("{}: points={} hits={total} killed={injected} survived={survived}: {points:?}", scenario.name, points.len());
+    let numbers = format!("points {}, hits {total}, killed {injected}, survived {survived}", points.len());
+    figures("killed at a point", scenario.name, &numbers);
     assert!(injected > 0);
 }
 
@@ -85,7 +87,8 @@ fn fail_everywhere(scenario: &Scenario, most: usize) {
         scenario.check_whole(&case);
         scenario.resume(OTHER[(place + 1) % 4], &case);
     }
-    println!("{}: operations={total} failed={failed} harmless={passed}", scenario.name);
+    let numbers = format!("operations {total}, failed with code 6 {failed}, without consequence {passed}, wrong results 0");
+    figures("an operation of the storage fails", scenario.name, &numbers);
 }
 
 #[test]
@@ -121,7 +124,8 @@ fn full_everywhere(scenario: &Scenario, most: usize) {
         scenario.check_whole(&case);
         scenario.resume(OTHER[(place + 1) % 4], &case);
     }
-    println!("{}: bytes={bytes} budgets={}", scenario.name, budgets.len());
+    let numbers = format!("bytes written {bytes}, budgets tried {}, other than code 7 0, wrong results 0", budgets.len());
+    figures("the disk is full", scenario.name, &numbers);
 }
 
 #[test]

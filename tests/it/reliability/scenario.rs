@@ -10,15 +10,11 @@ use std::process::Command;
 use serde_json::Value;
 use trommel::random::{Random, Sequence};
 
+use super::long;
 use crate::fixture::{Corpus, Ran, texts, trommel, write_shard};
 
 /// Stages that keep rows in a state: row-local, exact, near.
 pub(crate) const STAGES: &str = "  - { id: long, filter: { where: \"length(text) > 3\" } }\n  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase] } }\n  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }";
-
-/// Whether the long loops are asked for: all cases instead of a seeded part of them.
-pub(crate) fn long() -> bool {
-    std::env::var_os("TROMMEL_LONG").is_some_and(|value| value == "1")
-}
 
 /// Draws that differ from test to test and not from run to run.
 pub(crate) fn draws(of: &str) -> Sequence {

@@ -9,8 +9,9 @@ use trommel::random::Sequence;
 use trommel::state::store::Store;
 use trommel::state::verify;
 
+use super::scenario::{Scenario, draws};
+use super::{figures, long};
 use crate::fixture::{list, trommel};
-use crate::scenario::{Scenario, draws, long};
 
 /// A seeded place of every `step`.
 fn places(bytes: usize, step: usize, draws: &mut Sequence) -> Vec<usize> {
@@ -66,7 +67,7 @@ fn every_byte_of_a_dataset_is_verified() {
         let (flipped, cut) = damage(file, if long() { 1 } else { 5 }, &found);
         (flips, cuts) = (flips + flipped, cuts + cut);
     }
-    println!("dataset: files={} flips={flips} found={flips} cuts={cuts} found={cuts}", files.len());
+    figures("a byte is changed", "dataset", &format!("files {}, flips {flips}, found {flips}, cuts {cuts}, found {cuts}", files.len()));
 }
 
 #[test]
@@ -97,5 +98,7 @@ fn every_byte_of_a_state_is_verified() {
         told += damage(file, 120 * step, &command).0;
         (flips, cuts) = (flips + flipped, cuts + cut);
     }
-    println!("state: files={} flips={flips} found={flips} cuts={cuts} found={cuts} through the command={told}", files.len());
+    let numbers =
+        format!("files {}, flips {flips}, found {flips}, cuts {cuts}, found {cuts}, told by the command {told} of {told}", files.len());
+    figures("a byte is changed", "state", &numbers);
 }
