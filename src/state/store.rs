@@ -176,7 +176,10 @@ impl Store {
     pub fn hold(&self) -> Result<Lock> {
         local::create_dir_all_synced(&self.manifests())?;
         local::create_dir_all_synced(&self.segments())?;
-        Lock::take(&self.folder.join(".lock"), "the state")
+        let lock = Lock::take(&self.folder.join(".lock"), "the state")?;
+        // A process that was killed may have given a version its name and not made it durable: from here on it is built upon.
+        local::sync_dir(&self.manifests())?;
+        Ok(lock)
     }
 
     /// The numbers of its versions, rising.

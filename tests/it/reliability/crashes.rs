@@ -74,7 +74,7 @@ fn fail_everywhere(scenario: &Scenario, most: usize) {
     let all: Vec<(&str, u64)> =
         operations.iter().flat_map(|name| (1..=points.get(*name).copied().unwrap_or(0)).map(move |hit| (*name, hit))).collect();
     let total = all.len();
-    let (mut failed, mut passed) = (0, 0);
+    let (mut failed, mut passed, mut alike) = (0, 0, 0);
     for (place, (name, hit)) in some(all, most, &mut draws(scenario.name)).into_iter().enumerate() {
         let case = format!("{name} {hit} failed");
         scenario.restore();
@@ -86,8 +86,9 @@ fn fail_everywhere(scenario: &Scenario, most: usize) {
         *(if ran.code == 0 { &mut passed } else { &mut failed }) += 1;
         scenario.check_whole(&case);
         scenario.resume(OTHER[(place + 1) % 4], &case);
+        alike += 1;
     }
-    let numbers = format!("operations {total}, failed with code 6 {failed}, without consequence {passed}, wrong results 0");
+    let numbers = format!("operations {total}, ended with code 6 {failed}, without consequence {passed}, then ended alike {alike}");
     figures("an operation of the storage fails", scenario.name, &numbers);
 }
 
@@ -116,6 +117,7 @@ fn full_everywhere(scenario: &Scenario, most: usize) {
     let bytes = hits(scenario)["bytes"];
     let budgets: Vec<u64> = (0..64).map(|step| bytes * step / 64).collect();
     let budgets = some(budgets, most, &mut draws(scenario.name));
+    let mut alike = 0;
     for (place, budget) in budgets.iter().enumerate() {
         let case = format!("full after {budget} bytes");
         scenario.restore();
@@ -123,8 +125,9 @@ fn full_everywhere(scenario: &Scenario, most: usize) {
         assert!(said.contains("path=`") && said.contains("hint: free space"), "{}: {case}: {said}", scenario.name);
         scenario.check_whole(&case);
         scenario.resume(OTHER[(place + 1) % 4], &case);
+        alike += 1;
     }
-    let numbers = format!("bytes written {bytes}, budgets tried {}, other than code 7 0, wrong results 0", budgets.len());
+    let numbers = format!("bytes written {bytes}, ended with code 7 {}, then ended alike {alike}", budgets.len());
     figures("the disk is full", scenario.name, &numbers);
 }
 

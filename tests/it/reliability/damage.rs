@@ -67,7 +67,7 @@ fn every_byte_of_a_dataset_is_verified() {
         let (flipped, cut) = damage(file, if long() { 1 } else { 5 }, &found);
         (flips, cuts) = (flips + flipped, cuts + cut);
     }
-    figures("a byte is changed", "dataset", &format!("files {}, flips {flips}, found {flips}, cuts {cuts}, found {cuts}", files.len()));
+    figures("a byte is changed", "dataset", &format!("files {}, flips found and named {flips}, cuts {cuts}", files.len()));
 }
 
 #[test]
@@ -98,7 +98,6 @@ fn every_byte_of_a_state_is_verified() {
         told += damage(file, 120 * step, &command).0;
         (flips, cuts) = (flips + flipped, cuts + cut);
     }
-    let numbers =
-        format!("files {}, flips {flips}, found {flips}, cuts {cuts}, found {cuts}, told by the command {told} of {told}", files.len());
+    let numbers = format!("files {}, flips found and named {flips}, cuts {cuts}, by the command as well {told}", files.len());
     figures("a byte is changed", "state", &numbers);
 }

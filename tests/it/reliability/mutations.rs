@@ -203,7 +203,7 @@ fn mutations(codec: &'static str, compression: Compression, count: usize) {
     assert!(figures.errors > count / 4, "{codec}: {} errors of {count}", figures.errors);
     let Figures { rows, errors, longest } = figures;
     let numbers =
-        format!("shards {count}, read {rows}, refused {errors}, panics escaped 0, longest {longest:.0?}, peak memory +{} MiB", grown >> 20);
+        format!("shards {count}, read {rows}, refused with the name {errors}, longest {longest:.0?}, peak memory +{} MiB", grown >> 20);
     super::figures("a shard is damaged: library", codec, &numbers);
 }
 
@@ -241,7 +241,7 @@ fn runs_over_mutated_shards_end_as_errors_of_the_input() {
             }
         }
         assert!(refused > 0);
-        let numbers = format!("runs {count}, published {published}, refused with code 3 {refused}, other 0");
+        let numbers = format!("runs {count}, published {published}, refused with code 3 {refused}");
         super::figures("a shard is damaged: program", name, &numbers);
     }
 }
