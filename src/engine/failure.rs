@@ -1,5 +1,8 @@
 //! Failures that cross the engine's door keep their class in both directions.
 
+use std::io::ErrorKind;
+
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 
 use crate::error::{Error, Kind};
@@ -16,6 +19,16 @@ fn shown(message: &str) -> String {
         text.push('…');
     }
     text
+}
+
+/// The files that the engine itself reads and writes are those of its spill.
+fn spill(source: std::io::Error) -> Error {
+    if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
+        return Error::resources("the disk of the work folder, where the engine spills, is full")
+            .caused_by(source)
+            .hint("free space on that disk, or name another work folder, and run again: finished work is kept");
+    }
+    Error::storage("the engine cannot read or write its spill files").caused_by(source)
 }
 
 /// Carries one of our errors through the engine.
@@ -36,10 +49,11 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(message) => Error::resources("the memory budget of the engine is used up")
             .caused_by(message)
             .hint("give more with --memory, or make room for spill in the work folder"),
-        DataFusionError::IoError(source) => Error::storage("the engine cannot read or write its spill files").caused_by(source),
-        DataFusionError::ArrowError(source, _) => {
-            Error::new(Kind::Input, "a value cannot be computed").caused_by(shown(&source.to_string())).hint(GUARD)
-        }
+        DataFusionError::IoError(source) => spill(source),
+        DataFusionError::ArrowError(source, _) => match *source {
+            ArrowError::IoError(_, source) => spill(source),
+            other => Error::new(Kind::Input, "a value cannot be computed").caused_by(shown(&other.to_string())).hint(GUARD),
+        },
         DataFusionError::Execution(message) => Error::new(Kind::Input, "a value cannot be computed").caused_by(shown(&message)).hint(GUARD),
         other => Error::internal("the engine failed").caused_by(other.to_string()),
     }
@@ -54,5 +68,9 @@ mod tests {
         let error = from_datafusion(into_datafusion(Error::input("x")).context("while sorting"));
         assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Input, "x"));
         assert_eq!(from_datafusion(DataFusionError::ResourcesExhausted("y".into())).kind(), Kind::Resources);
+        assert_eq!(from_datafusion(DataFusionError::IoError(ErrorKind::StorageFull.into())).kind(), Kind::Resources);
+        assert_eq!(from_datafusion(DataFusionError::IoError(ErrorKind::Other.into())).kind(), Kind::Storage);
+        let arrow = ArrowError::IoError("write".into(), ErrorKind::StorageFull.into());
+        assert_eq!(from_datafusion(DataFusionError::ArrowError(Box::new(arrow), None)).kind(), Kind::Resources);
     }
 }

@@ -133,9 +133,10 @@ impl Increment {
         self.base.as_ref().map_or(0, |(version, _)| version.version) + 1
     }
 
-    /// Whether the version that the run makes may be there, unless it is known that it is another's.
-    pub(super) fn may_be_made(&self) -> bool {
-        self.store.has(self.version()).unwrap_or(true)
+    /// Whether the version that follows names this run, whichever process made it; where it cannot be told, it may.
+    pub(super) fn is_made_by(&self, run_id: &RunId) -> bool {
+        let names = || Ok::<_, Error>(self.store.has(self.version())? && self.store.read(self.version())?.0.run_id == run_id.to_string());
+        names().unwrap_or(true)
     }
 
     /// What the plan of the run says of the state.

@@ -20,7 +20,7 @@ use crate::dataset::snapshot::{self, Snapshot, SourceSpec};
 use crate::embed::{Embedder, ModelFiles, runtime};
 use crate::engine::cluster::LocalCluster;
 use crate::engine::{Engine, EngineOptions, spawn};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::ids::TaskKey;
 use crate::plan::checked::Checked;
 use crate::plan::compile::Plan;
@@ -568,9 +568,9 @@ async fn carry_out(
             kept: manifest.rows.kept,
         };
         let committed = increment.commit(&cx.snapshot, &run_id, dataset, segments);
-        // What is left is carried out by the next run if not by this one. A failure may come after the version has got its name: then it
-        // counts, and so does its dataset.
-        if committed.as_ref().map_or_else(|error| error.kind() != Kind::Conflict && increment.may_be_made(), |()| true) {
+        // What is left is carried out by the next run if not by this one. A failure may come after the version has got its name, or another
+        // process have done the same work: the version counts, and so does its dataset.
+        if committed.is_ok() || increment.is_made_by(&run_id) {
             publication.committed();
         }
         committed?;

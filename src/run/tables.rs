@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt32Type,
 use parquet::arrow::ArrowWriter;
 
 use super::context::RunContext;
+use crate::dataset::write_error;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::RowId;
 use crate::stages::seam::ROW_ID;
@@ -46,9 +47,9 @@ fn copy(cx: &RunContext, from: &Path, folder: &Path, path: String) -> Result<Out
         cx.engine.stop().check()?;
         let batch = renamed(cx, &batch.map_err(|error| unreadable(from, error))?, &schema)?;
         rows += batch.num_rows() as u64;
-        writer.write(&batch).context(Kind::Storage, || format!("cannot write a table path=`{path}`"))?;
+        writer.write(&batch).map_err(|error| write_error(error, &to))?;
     }
-    let file = writer.into_inner().context(Kind::Storage, || format!("cannot write a table path=`{path}`"))?;
+    let file = writer.into_inner().map_err(|error| write_error(error, &to))?;
     let written = file.finish()?;
     Ok(OutputFile { path, kind: KIND.into(), bytes: written.bytes, blake3: written.hash.to_string(), rows })
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::vectors;
+use crate::dataset::write_error;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::fault;
 use crate::ids::TaskKey;
@@ -215,6 +216,7 @@ impl Artefacts {
 /// Writes one narrow table: Parquet, so that anything can read it, without dictionaries or statistics.
 pub struct TableWriter {
     name: String,
+    path: PathBuf,
     stored: SchemaRef,
     writer: ArrowWriter<local::AsideFile>,
     rows: u64,
@@ -234,21 +236,22 @@ impl TableWriter {
             // Row numbers grow by one: their differences take no room.
             properties = properties.set_column_encoding(ColumnPath::from(field.name().as_str()), Encoding::DELTA_BINARY_PACKED);
         }
-        let file = local::AsideFile::create(&folder.join(name))?;
+        let path = folder.join(name);
+        let file = local::AsideFile::create(&path)?;
         let stored = vectors::stored(schema);
         let writer = ArrowWriter::try_new(file, Arc::clone(&stored), Some(properties.build()))
             .context(Kind::Internal, || "cannot start an artefact".into())?;
-        Ok(Self { name: name.to_owned(), stored, writer, rows: 0 })
+        Ok(Self { name: name.to_owned(), path, stored, writer, rows: 0 })
     }
 
     /// Adds rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
         let batch = vectors::store(batch, &self.stored)?;
-        self.writer.write(&batch).context(Kind::Storage, || format!("cannot write an artefact name=`{}`", self.name))?;
+        self.writer.write(&batch).map_err(|error| write_error(error, &self.path))?;
         // A row group that waits in memory stays small.
         if self.writer.in_progress_size() > 32 << 20 {
-            self.writer.flush().context(Kind::Storage, || format!("cannot write an artefact name=`{}`", self.name))?;
+            self.writer.flush().map_err(|error| write_error(error, &self.path))?;
         }
         Ok(())
     }
@@ -256,7 +259,7 @@ impl TableWriter {
     /// Ends the table. It need not be on disk when this returns: a receipt counts only while the bytes have its hash.
     pub fn finish(self) -> Result<ReceiptFile> {
         let (name, rows) = (self.name, self.rows);
-        let file = self.writer.into_inner().context(Kind::Storage, || format!("cannot write an artefact name=`{name}`"))?;
+        let file = self.writer.into_inner().map_err(|error| write_error(error, &self.path))?;
         let written = file.finish_unsynced()?;
         Ok(ReceiptFile { name, bytes: written.bytes, blake3: written.hash.to_string(), rows })
     }

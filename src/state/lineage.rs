@@ -14,6 +14,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use serde_json::{Map, Value, json};
 
+use crate::dataset::write_error;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::storage::local::{self, AsideFile, Written};
 
@@ -278,13 +279,13 @@ impl LineageWriter {
             Arc::new(run_id.finish()),
         ];
         let batch = RecordBatch::try_new(schema(), columns).context(Kind::Internal, || "cannot build lineage rows".into())?;
-        self.writer.write(&batch).context(Kind::Storage, || format!("cannot write lineage path=`{}`", self.path.display()))
+        self.writer.write(&batch).map_err(|error| write_error(error, &self.path))
     }
 
     /// Ends the file; it is on disk when this returns.
     pub fn finish(mut self) -> Result<(Written, u64)> {
         self.flush()?;
-        let file = self.writer.into_inner().context(Kind::Storage, || format!("cannot write lineage path=`{}`", self.path.display()))?;
+        let file = self.writer.into_inner().map_err(|error| write_error(error, &self.path))?;
         Ok((file.finish()?, self.next))
     }
 }

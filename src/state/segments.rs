@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, Int64Array, ListArray, RecordBatch, StringArray, UInt64Array};
+use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
@@ -20,6 +21,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
 use super::store::{Content, MEND, Segment, Store};
+use crate::dataset::write_error;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::ContentHash;
 use crate::storage::{checksum, local};
@@ -34,6 +36,8 @@ pub const CHECK: &str = "check";
 const PAGE_BYTES: usize = 16 << 10;
 /// Rows of a batch.
 const BATCH_ROWS: usize = 4096;
+/// Rows that are encoded at once: where pages end depends on it, and so it never depends on how rows come.
+const ENCODED_ROWS: usize = 1024;
 
 /// A shard of an earlier increment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +63,7 @@ pub struct KnownShard {
 /// Writes one file of a state.
 pub struct SegmentWriter<'a> {
     store: &'a Store,
+    waiting: BatchCoalescer,
     writer: ArrowWriter<local::AsideFile>,
     rows: u64,
 }
@@ -80,7 +85,7 @@ impl<'a> SegmentWriter<'a> {
             .set_data_page_size_limit(if single { PAGE_BYTES } else { 1 << 20 });
         let writer = ArrowWriter::try_new(store.create()?, Arc::clone(schema), Some(properties.build()))
             .context(Kind::Internal, || "cannot start a file of the state".into())?;
-        Ok(Self { store, writer, rows: 0 })
+        Ok(Self { store, waiting: BatchCoalescer::new(Arc::clone(schema), ENCODED_ROWS), writer, rows: 0 })
     }
 
     /// Adds rows.
@@ -89,9 +94,16 @@ impl<'a> SegmentWriter<'a> {
     /// Kind storage.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
-        self.writer.write(batch).context(Kind::Storage, || "cannot write a file of the state".into())?;
-        if self.writer.in_progress_size() > 32 << 20 {
-            self.writer.flush().context(Kind::Storage, || "cannot write a file of the state".into())?;
+        self.waiting.push_batch(batch.clone()).context(Kind::Internal, || "cannot gather rows of the state".into())?;
+        self.encode()
+    }
+
+    fn encode(&mut self) -> Result<()> {
+        while let Some(batch) = self.waiting.next_completed_batch() {
+            self.writer.write(&batch).map_err(|error| write_error(error, self.store.folder()))?;
+            if self.writer.in_progress_size() > 32 << 20 {
+                self.writer.flush().map_err(|error| write_error(error, self.store.folder()))?;
+            }
         }
         Ok(())
     }
@@ -100,8 +112,10 @@ impl<'a> SegmentWriter<'a> {
     ///
     /// # Errors
     /// Kind storage.
-    pub fn finish(self, content: Content, version: u64) -> Result<Segment> {
-        let file = self.writer.into_inner().context(Kind::Storage, || "cannot write a file of the state".into())?;
+    pub fn finish(mut self, content: Content, version: u64) -> Result<Segment> {
+        self.waiting.finish_buffered_batch().context(Kind::Internal, || "cannot gather rows of the state".into())?;
+        self.encode()?;
+        let file = self.writer.into_inner().map_err(|error| write_error(error, self.store.folder()))?;
         self.store.adopt(file, content, self.rows, version)
     }
 }

@@ -212,7 +212,10 @@ impl Store {
     pub fn hold(&self) -> Result<Lock> {
         local::create_dir_all_synced(&self.manifests())?;
         local::create_dir_all_synced(&self.segments())?;
-        Lock::take(&self.folder.join(".lock"), "the state")
+        let lock = Lock::take(&self.folder.join(".lock"), "the state")?;
+        // A process that was killed may have given a version its name and not made it durable: from here on it is built upon.
+        local::sync_dir(&self.manifests())?;
+        Ok(lock)
     }
 
     /// The numbers of its versions, rising.
@@ -305,19 +308,24 @@ impl Store {
     pub fn commit(&self, version: &Version) -> Result<()> {
         let text = seal::seal(version)?;
         fault::point("commit.before");
-        if local::create_new(&self.manifest_path(version.version), &text)? {
-            fault::point("commit.after");
-            return Ok(());
+        let created = local::create_new(&self.manifest_path(version.version), &text);
+        match created {
+            Ok(true) => {
+                fault::point("commit.after");
+                return Ok(());
+            }
+            Err(error) if !self.has(version.version)? => return Err(error),
+            // What is there may be ours all the same: a step was repeated below us, or one failed after the name was given.
+            _ => {}
         }
-        // It may be ours all the same, if a step was repeated below us.
         if self.read(version.version)?.0.commit_id == version.commit_id {
-            return Ok(());
+            return created.map(drop);
         }
         Err(Error::new(Kind::Conflict, format!("another run has made this version of the state version=`{}`", version.version))
             .hint("run again: it starts from that version, and what is finished is kept"))
     }
 
-    /// Whether a version has its name.
+    /// Whether there is such a version.
     ///
     /// # Errors
     /// Kind storage.

@@ -10,9 +10,8 @@ use crate::fault::{self, Operation};
 
 /// Makes a file that is not there, for writing.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    fault::operation(Operation::Create)?;
     let open = || OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
-    noted(open, |_| Ok(Entry::Create { path: absolute(path)? }))
+    noted(Operation::Create, open, |_| Ok(Entry::Create { path: absolute(path)? }))
 }
 
 /// Adds bytes to a file.
@@ -31,36 +30,31 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()>
 
 /// Makes the bytes of a file, whose name is `path`, durable.
 pub(super) fn sync(file: &File, path: &Path) -> io::Result<()> {
-    fault::operation(Operation::Sync)?;
-    noted(|| file.sync_all(), |folder| Ok(Entry::Sync { path: absolute(path)?, bytes: keep(path, folder)? }))
+    noted(Operation::Sync, || file.sync_all(), |folder| Ok(Entry::Sync { path: absolute(path)?, bytes: keep(path, folder)? }))
 }
 
 /// Makes the names in a folder durable.
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
-    fault::operation(Operation::SyncDir)?;
-    noted(|| File::open(path)?.sync_all(), |_| Ok(Entry::SyncDir { path: absolute(path)? }))
+    noted(Operation::SyncDir, || File::open(path)?.sync_all(), |_| Ok(Entry::SyncDir { path: absolute(path)? }))
 }
 
 /// Gives a file or folder another name.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fault::operation(Operation::Rename)?;
     let entry = |folder: &Path| {
         let bytes = if to.is_file() { Some(keep(to, folder)?) } else { None };
         Ok(Entry::Rename { from: absolute(from)?, to: absolute(to)?, bytes })
     };
-    noted(|| fs::rename(from, to), entry)
+    noted(Operation::Rename, || fs::rename(from, to), entry)
 }
 
 /// Gives a file a second name.
 pub(super) fn link(from: &Path, to: &Path) -> io::Result<()> {
-    fault::operation(Operation::Link)?;
-    noted(|| fs::hard_link(from, to), |_| Ok(Entry::Link { from: absolute(from)?, to: absolute(to)? }))
+    noted(Operation::Link, || fs::hard_link(from, to), |_| Ok(Entry::Link { from: absolute(from)?, to: absolute(to)? }))
 }
 
 /// Removes a file.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    fault::operation(Operation::Remove)?;
-    noted(|| fs::remove_file(path), |_| Ok(Entry::Remove { path: absolute(path)? }))
+    noted(Operation::Remove, || fs::remove_file(path), |_| Ok(Entry::Remove { path: absolute(path)? }))
 }
 
 /// Removes a folder with all that is in it.
@@ -73,14 +67,12 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
         let entry = entry?;
         if entry.file_type()?.is_dir() { remove_all(&entry.path())? } else { remove(&entry.path())? }
     }
-    fault::operation(Operation::Remove)?;
-    noted(|| fs::remove_dir(path), |_| Ok(Entry::Remove { path: absolute(path)? }))
+    noted(Operation::Remove, || fs::remove_dir(path), |_| Ok(Entry::Remove { path: absolute(path)? }))
 }
 
 /// Makes a folder; one that is there is as good.
 pub(super) fn folder(path: &Path) -> io::Result<()> {
-    fault::operation(Operation::Folder)?;
-    let made = noted(|| fs::create_dir(path), |_| Ok(Entry::Folder { path: absolute(path)? }));
+    let made = noted(Operation::Folder, || fs::create_dir(path), |_| Ok(Entry::Folder { path: absolute(path)? }));
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         other => other,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::checksum;
 use super::local::io_error;
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::fault::{self, Operation};
 
 /// The log in the folder of a record: one JSON object a line. Beside it lie the bytes of files, named by their BLAKE3.
 const LOG: &str = "log";
@@ -31,10 +31,19 @@ pub(super) enum Entry {
 
 static ORDER: Mutex<()> = Mutex::new(());
 
-/// Carries out an operation, and notes it if that is asked for.
-pub(super) fn noted<T>(work: impl FnOnce() -> io::Result<T>, entry: impl FnOnce(&Path) -> io::Result<Entry>) -> io::Result<T> {
-    let Some(folder) = fault::record_folder() else { return work() };
+/// Carries out an operation, unless a fault is set for it, and notes it if that is asked for.
+pub(super) fn noted<T>(
+    operation: Operation,
+    work: impl FnOnce() -> io::Result<T>,
+    entry: impl FnOnce(&Path) -> io::Result<Entry>,
+) -> io::Result<T> {
+    let Some(folder) = fault::record_folder() else {
+        fault::operation(operation)?;
+        return work();
+    };
     let _order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    // Here, so that a process that is killed has noted all that it did.
+    fault::operation(operation)?;
     let done = work()?;
     let mut line = serde_json::to_vec(&entry(folder)?)?;
     line.push(b'\n');

@@ -14,8 +14,8 @@ use arrow::datatypes::Float32Type;
 use proptest::prelude::*;
 
 use crate::fixture::{Corpus, list, texts, trommel, write_shard};
-
-const STAGES: &str = "  - { id: long, filter: { where: \"length(text) > 3\" } }\n  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase] } }\n  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }";
+use crate::reliability::scenario::{STAGES, draws};
+use crate::reliability::{figures, long};
 
 /// Writes a pipeline that goes on from `state`.
 fn incremental(corpus: &Corpus, stages: &str) {
@@ -438,20 +438,23 @@ fn killed_increments_end_alike() {
             .map(|file| (name(file), blake3::hash(&fs::read(file).unwrap()).to_string()))
             .collect::<Vec<_>>()
     };
-    let mut killed = 0;
-    for round in 0..3_u32 {
+    let (mut killed, mut runs, mut alike) = (0, 0, 0);
+    let mut draws = draws("random kills");
+    for round in 0..if long() { 25 } else { 3_u32 } {
         let corpus = two_days();
         for attempt in 0..8_u32 {
             let mut child = Command::new(env!("CARGO_BIN_EXE_trommel"))
                 .args(["run", "p.yaml", "--quiet", "--threads", if attempt % 2 == 0 { "1" } else { "2" }])
+                .args(["--batch-rows", ["1", "7", "512", "8192"][draws.below(4) as usize]])
                 .current_dir(corpus.path())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            sleep(whole * (attempt + 3 * round) / 12);
+            sleep(whole.mul_f64(1.2 * draws.unit()));
             child.kill().unwrap();
             killed += u32::from(!child.wait().unwrap().success());
+            runs += 1;
             trommel(corpus.path(), &["state", "verify", "state"]).ok();
             if corpus.at("out/2").exists() {
                 assert_eq!(tree(&corpus, "out/2"), tree(&undisturbed, "out/2"));
@@ -460,8 +463,10 @@ fn killed_increments_end_alike() {
         corpus.run(&[]).ok();
         assert_eq!(tree(&corpus, "out"), tree(&undisturbed, "out"), "round {round}");
         assert_eq!(trommel(corpus.path(), &["state", "history", "state"]).ok().stdout.lines().count(), 2);
+        alike += 1;
     }
     assert!(killed > 0);
+    figures("killed at random", "second increment", &format!("runs {runs}, killed {killed}, increments that ended alike {alike}"));
 }
 
 #[test]
@@ -484,9 +489,11 @@ fn garbage_in_a_state_is_what_no_version_lists() {
 
 #[test]
 fn of_many_processes_one_commits() {
-    for round in 0..10 {
+    let rounds = if long() { 100 } else { 12 };
+    let mut won = 0;
+    for round in 0..rounds {
         let corpus = two_days();
-        let count = 2 + round % 4;
+        let count = 2 + round % 7;
         let children: Vec<_> = (0..count)
             .map(|_| {
                 Command::new(env!("CARGO_BIN_EXE_trommel"))
@@ -509,10 +516,12 @@ fn of_many_processes_one_commits() {
             }
         }
         assert_eq!(published, 1, "round {round}: {nothing} found nothing new");
+        won += published;
         assert!(corpus.at("out/2").exists() && !corpus.at("out/3").exists());
         trommel(corpus.path(), &["verify", "out/2"]).ok();
         trommel(corpus.path(), &["state", "verify", "state"]).ok();
     }
+    figures("one of many commits", "2 to 8 processes", &format!("rounds {rounds}, with one winner {won}"));
 }
 
 /// Every file of a state with one byte changed: `state verify` names it, and no run uses it in silence.

@@ -1,6 +1,7 @@
 //! What changes a state beside runs: rows taken out on demand, files merged, everything decided anew; and any sequence of such steps
 //! against a plain map.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -8,9 +9,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 use crate::fixture::{Corpus, list, trommel};
+use crate::reliability::{figures, long};
 
 const EXACT: &str = "  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase] } }";
 const NEAR: &str = "  - { id: exact, exact_dedup: { columns: [text] } }\n  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }";
@@ -216,11 +219,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..steps_in_a_sequence())
 }
 
-/// More of both where `TROMMEL_LONG` is set.
-fn long() -> bool {
-    std::env::var_os("TROMMEL_LONG").is_some()
-}
-
+/// More where the long loops are asked for.
 fn steps_in_a_sequence() -> usize {
     if long() { 30 } else { 12 }
 }
@@ -351,12 +350,22 @@ fn live(sequence: &[Step]) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if long() { 200 } else { 12 }))]
-
-    #[test]
-    fn any_life_of_a_state_equals_a_plain_map(sequence in steps()) {
+/// Sequences of steps, each step checked, against a plain map.
+#[test]
+fn any_life_of_a_state_equals_a_plain_map() {
+    let cases = if long() { 200 } else { 12 };
+    let (lived, taken) = (Cell::new(0_u32), Cell::new(0_usize));
+    let mut runner = TestRunner::new(ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(cases) });
+    let result = runner.run(&steps(), |sequence| {
         live(&sequence);
-        println!("{} steps", sequence.len());
-    }
+        lived.set(lived.get() + 1);
+        taken.set(taken.get() + sequence.len());
+        Ok(())
+    });
+    result.unwrap();
+    figures(
+        "any life of a state equals a plain map (H5)",
+        "sequences of steps",
+        &format!("{} sequences, {} steps, 0 violations", lived.get(), taken.get()),
+    );
 }

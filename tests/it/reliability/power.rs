@@ -9,8 +9,9 @@ use std::path::Path;
 use serde_json::Value;
 use trommel::random::Sequence;
 
+use super::scenario::{Scenario, Tree, difference, draws, made, some};
+use super::{figures, long};
 use crate::fixture::trommel;
-use crate::scenario::{Scenario, Tree, difference, draws, long, made, some};
 
 /// Seeded choices of what un-synced operations left, for each point of the record.
 const CHOICES: usize = 3;
@@ -271,13 +272,58 @@ fn lose_power_everywhere(scenario: &Scenario, most: usize) {
     }
     let total = images.len();
     let images = some(images, most, &mut draws);
+    let mut alike = 0;
     for (place, (case, image)) in images.iter().enumerate() {
         scenario.put(image);
         scenario.check_whole(case);
         scenario.resume(&["--threads", ["1", "2"][place % 2]], case);
+        alike += 1;
     }
     let syncs = entries.iter().filter(|entry| entry.operation.starts_with("sync")).count();
-    println!("{}: operations={} syncs={syncs} images={total} tried={} failures=0", scenario.name, entries.len(), images.len());
+    let numbers = format!("operations {}, syncs {syncs}, disk images {total}, tried {}, ended alike {alike}", entries.len(), images.len());
+    figures("power is lost", scenario.name, &numbers);
+}
+
+/// A process is killed, the next one ends the work, and then the power is lost: what the first had not synced, the second was built on.
+fn lose_power_after_a_kill(scenario: &Scenario, most: usize) {
+    let operations = ["create", "sync", "sync_dir", "rename", "link", "folder"];
+    let mut draws = draws(scenario.name);
+    let all: Vec<(&str, u64)> = operations.iter().flat_map(|name| (1..=30).map(move |hit| (*name, hit))).collect();
+    let (mut killed, mut alike) = (0, 0);
+    for (name, hit) in some(all, most, &mut draws) {
+        scenario.restore();
+        let record = tempfile::tempdir().unwrap();
+        let recorded = format!("record@{}", record.path().display());
+        if !scenario.disturbed(&format!("{recorded},kill@{name}:{hit}"), &[]).killed {
+            continue;
+        }
+        killed += 1;
+        scenario.disturbed(&recorded, &[]).ran.ok();
+        let mut disk = Disk::of(&scenario.before, record.path());
+        for entry in entries(record.path(), scenario.corpus.path()) {
+            disk.carry_out(&entry);
+        }
+        for mut loss in [Loss::All, Loss::Some(&mut draws)] {
+            let case = format!("killed at {name}, hit {hit}; ended; power lost");
+            scenario.put(&disk.after(&mut loss));
+            scenario.check_whole(&case);
+            scenario.resume(&[], &case);
+            alike += 1;
+        }
+    }
+    figures("killed, ended by the next process, then power is lost", scenario.name, &format!("kills {killed}, ended alike {alike}"));
+    assert!(killed > 0);
+}
+
+#[test]
+fn an_increment_that_a_second_process_ended_survives_a_power_loss() {
+    lose_power_after_a_kill(&Scenario::first(), 16);
+    lose_power_after_a_kill(&Scenario::second(), 16);
+}
+
+#[test]
+fn a_replacement_that_a_second_process_ended_survives_a_power_loss() {
+    lose_power_after_a_kill(&Scenario::replacement(), 16);
 }
 
 #[test]

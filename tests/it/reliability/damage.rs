@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use trommel::engine::{Engine, EngineOptions};
+use trommel::random::Sequence;
 use trommel::state::store::Store;
 use trommel::state::verify;
 
+use super::scenario::{Scenario, draws};
+use super::{figures, long};
 use crate::fixture::{list, trommel};
-use crate::scenario::{Scenario, draws, long};
 
-/// Each place of a file, or a seeded one of every `step`.
-fn places(bytes: usize, step: usize, draws: &mut trommel::random::Sequence) -> Vec<usize> {
-    let step = if long() { 1 } else { step };
+/// A seeded place of every `step`.
+fn places(bytes: usize, step: usize, draws: &mut Sequence) -> Vec<usize> {
     (0..bytes).step_by(step).map(|place| (place + draws.below(step as u64) as usize).min(bytes - 1)).collect()
 }
 
@@ -63,10 +64,10 @@ fn every_byte_of_a_dataset_is_verified() {
     files.retain(|file| !file.ends_with("run.json"));
     let (mut flips, mut cuts) = (0, 0);
     for file in &files {
-        let (flipped, cut) = damage(file, 5, &found);
+        let (flipped, cut) = damage(file, if long() { 1 } else { 5 }, &found);
         (flips, cuts) = (flips + flipped, cuts + cut);
     }
-    println!("dataset: files={} flips={flips} found={flips} cuts={cuts} found={cuts}", files.len());
+    figures("a byte is changed", "dataset", &format!("files {}, flips found and named {flips}, cuts {cuts}", files.len()));
 }
 
 #[test]
@@ -80,19 +81,23 @@ fn every_byte_of_a_state_is_verified() {
         Ok((problems, ..)) => Some(problems.join("\n")),
         Err(error) => Some(error.report()),
     };
-    // Manifests vouch for one another: the command follows them.
-    let manifests = || {
+    let manifests = || store.versions().and_then(|all| all.into_iter().try_for_each(|version| store.read(version).map(drop))).err();
+    let manifests = || manifests().map(|error| error.report());
+    // What the command says of the same, less often: a process each time.
+    let command = || {
         let ran = trommel(scenario.corpus.path(), &["state", "verify", "state/of/it"]);
         assert!([0, 4].contains(&ran.code), "{}", ran.stderr);
         (ran.code == 4).then(|| format!("{}{}", ran.stdout, ran.stderr))
     };
     let mut files: Vec<PathBuf> = Vec::new();
     list(&folder, &mut files);
-    let (mut flips, mut cuts) = (0, 0);
+    let (mut flips, mut cuts, mut told, step) = (0, 0, 0, if long() { 1 } else { 3 });
     for file in &files {
-        let is_manifest = file.parent().unwrap().ends_with("manifest");
-        let (flipped, cut) = if is_manifest { damage(file, 61, &manifests) } else { damage(file, 3, &segments) };
+        let found: &dyn Fn() -> Option<String> = if file.parent().unwrap().ends_with("manifest") { &manifests } else { &segments };
+        let (flipped, cut) = damage(file, step, found);
+        told += damage(file, 120 * step, &command).0;
         (flips, cuts) = (flips + flipped, cuts + cut);
     }
-    println!("state: files={} flips={flips} found={flips} cuts={cuts} found={cuts}", files.len());
+    let numbers = format!("files {}, flips found and named {flips}, cuts {cuts}, by the command as well {told}", files.len());
+    figures("a byte is changed", "state", &numbers);
 }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::scenario::{Scenario, draws, some};
+use super::figures;
+use super::scenario::{Scenario, draws, some};
 
 /// Options that move no bit of the result, others each time.
 const OTHER: [&[&str]; 4] = [
@@ -41,7 +42,8 @@ fn kill_everywhere(scenario: &Scenario, most: usize) {
         scenario.resume(OTHER[(place + 1) % 4], &case);
         survived += u32::from(ended.killed);
     }
-    println!("{}: points={} hits={total} killed={injected} survived={survived}: {points:?}", scenario.name, points.len());
+    let numbers = format!("points {}, hits {total}, killed {injected}, survived {survived}", points.len());
+    figures("killed at a point", scenario.name, &numbers);
     assert!(injected > 0);
 }
 
@@ -72,7 +74,7 @@ fn fail_everywhere(scenario: &Scenario, most: usize) {
     let all: Vec<(&str, u64)> =
         operations.iter().flat_map(|name| (1..=points.get(*name).copied().unwrap_or(0)).map(move |hit| (*name, hit))).collect();
     let total = all.len();
-    let (mut failed, mut passed) = (0, 0);
+    let (mut failed, mut passed, mut alike) = (0, 0, 0);
     for (place, (name, hit)) in some(all, most, &mut draws(scenario.name)).into_iter().enumerate() {
         let case = format!("{name} {hit} failed");
         scenario.restore();
@@ -84,8 +86,10 @@ fn fail_everywhere(scenario: &Scenario, most: usize) {
         *(if ran.code == 0 { &mut passed } else { &mut failed }) += 1;
         scenario.check_whole(&case);
         scenario.resume(OTHER[(place + 1) % 4], &case);
+        alike += 1;
     }
-    println!("{}: operations={total} failed={failed} harmless={passed}", scenario.name);
+    let numbers = format!("operations {total}, ended with code 6 {failed}, without consequence {passed}, then ended alike {alike}");
+    figures("an operation of the storage fails", scenario.name, &numbers);
 }
 
 #[test]
@@ -113,6 +117,7 @@ fn full_everywhere(scenario: &Scenario, most: usize) {
     let bytes = hits(scenario)["bytes"];
     let budgets: Vec<u64> = (0..64).map(|step| bytes * step / 64).collect();
     let budgets = some(budgets, most, &mut draws(scenario.name));
+    let mut alike = 0;
     for (place, budget) in budgets.iter().enumerate() {
         let case = format!("full after {budget} bytes");
         scenario.restore();
@@ -120,8 +125,10 @@ fn full_everywhere(scenario: &Scenario, most: usize) {
         assert!(said.contains("path=`") && said.contains("hint: free space"), "{}: {case}: {said}", scenario.name);
         scenario.check_whole(&case);
         scenario.resume(OTHER[(place + 1) % 4], &case);
+        alike += 1;
     }
-    println!("{}: bytes={bytes} budgets={}", scenario.name, budgets.len());
+    let numbers = format!("bytes written {bytes}, ended with code 7 {}, then ended alike {alike}", budgets.len());
+    figures("the disk is full", scenario.name, &numbers);
 }
 
 #[test]
@@ -133,4 +140,9 @@ fn a_full_disk_ends_an_increment_with_its_own_code_and_harms_nothing() {
 #[test]
 fn a_full_disk_ends_a_replacement_with_its_own_code_and_harms_nothing() {
     full_everywhere(&Scenario::replacement(), 12);
+}
+
+#[test]
+fn a_full_disk_in_the_middle_of_a_file_is_told_alike() {
+    full_everywhere(&Scenario::large(), 5);
 }

@@ -23,8 +23,9 @@ use trommel::random::Sequence;
 use trommel::storage::local::Selection;
 use trommel::telemetry::memory;
 
+use super::long;
+use super::scenario::draws;
 use crate::fixture::Corpus;
-use crate::scenario::{draws, long};
 
 /// The longest that one shard may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,7 +108,7 @@ fn mutate(whole: &[u8], draws: &mut Sequence) -> Vec<u8> {
             bytes[place] ^= 1 << draws.below(8);
         }
         7 => {
-            for _ in 0..1 + draws.below(8) {
+            for _ in 0..=draws.below(8) {
                 let place = at(draws);
                 bytes[place] ^= 1 << draws.below(8);
             }
@@ -206,13 +207,10 @@ fn mutations(codec: &'static str, compression: Compression, count: usize) {
     let grown = memory::peak_bytes().unwrap() - before;
     assert!(grown < MEMORY, "{codec}: peak memory grew by {grown} bytes");
     assert!(figures.errors > count / 4, "{codec}: {} errors of {count}", figures.errors);
-    println!(
-        "mutations {codec}: shards={count} rows={} errors={} escaped=0 longest={:?} peak memory +{} MiB",
-        figures.rows,
-        figures.errors,
-        figures.longest,
-        grown >> 20
-    );
+    let Figures { rows, errors, longest } = figures;
+    let numbers =
+        format!("shards {count}, read {rows}, refused with the name {errors}, longest {longest:.0?}, peak memory +{} MiB", grown >> 20);
+    super::figures("a shard is damaged: library", codec, &numbers);
 }
 
 #[test]
@@ -249,6 +247,7 @@ fn runs_over_mutated_shards_end_as_errors_of_the_input() {
             }
         }
         assert!(refused > 0);
-        println!("runs over mutated shards {name}: runs={count} published={published} refused={refused}");
+        let numbers = format!("runs {count}, published {published}, refused with code 3 {refused}");
+        super::figures("a shard is damaged: program", name, &numbers);
     }
 }

@@ -10,15 +10,11 @@ use std::process::Command;
 use serde_json::Value;
 use trommel::random::{Random, Sequence};
 
+use super::long;
 use crate::fixture::{Corpus, Ran, texts, trommel, write_shard};
 
 /// Stages that keep rows in a state: row-local, exact, near.
 pub(crate) const STAGES: &str = "  - { id: long, filter: { where: \"length(text) > 3\" } }\n  - { id: exact, exact_dedup: { columns: [text], normalize: [lowercase] } }\n  - { id: near, minhash_dedup: { threshold: 0.5, bands: 32, rows: 2, shingle: { words: 2 } } }";
-
-/// Whether the long loops are asked for: all cases instead of a seeded part of them.
-pub(crate) fn long() -> bool {
-    std::env::var_os("TROMMEL_LONG").is_some_and(|value| value == "1")
-}
 
 /// Draws that differ from test to test and not from run to run.
 pub(crate) fn draws(of: &str) -> Sequence {
@@ -91,6 +87,19 @@ impl Scenario {
         corpus.run(&[]).ok();
         pages(&corpus, "in/2.parquet", 30);
         Self::of("second increment", corpus, vec!["run", "p.yaml", "--quiet"])
+    }
+
+    /// An increment whose files are larger than what a writer gathers before it writes.
+    pub(crate) fn large() -> Self {
+        let corpus = Corpus::new();
+        let mut draws = draws("large");
+        let mut word = || (0..6).map(|_| char::from(b'a' + draws.below(26) as u8)).collect::<String>();
+        let rows: Vec<String> = (0..6_000).map(|_| (0..60).map(|_| word()).collect::<Vec<_>>().join(" ")).collect();
+        let rows: Vec<Option<&str>> = rows.iter().map(|row| Some(row.as_str())).collect();
+        write_shard(&corpus.at("in/1.parquet"), &texts("large-", &rows), 3_000);
+        let source = "  c: { parquet: { uri: \"in/\", text: text, id: id } }";
+        corpus.pipeline_with(source, STAGES, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state/of/it");
+        Self::of("large increment", corpus, vec!["run", "p.yaml", "--quiet"])
     }
 
     /// A dataset that takes the place of another, without a state.
