@@ -107,7 +107,7 @@ fn mutate(whole: &[u8], draws: &mut Sequence) -> Vec<u8> {
             bytes[place] ^= 1 << draws.below(8);
         }
         7 => {
-            for _ in 0..1 + draws.below(8) {
+            for _ in 0..=draws.below(8) {
                 let place = at(draws);
                 bytes[place] ^= 1 << draws.below(8);
             }

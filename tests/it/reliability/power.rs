@@ -300,7 +300,9 @@ fn lose_power_after_a_kill(scenario: &Scenario, most: usize) {
         killed += 1;
         scenario.disturbed(&recorded, &[]).ran.ok();
         let mut disk = Disk::of(&scenario.before, record.path());
-        entries(record.path(), scenario.corpus.path()).iter().for_each(|entry| disk.carry_out(entry));
+        for entry in entries(record.path(), scenario.corpus.path()) {
+            disk.carry_out(&entry);
+        }
         for mut loss in [Loss::All, Loss::Some(&mut draws)] {
             let case = format!("killed at {name}, hit {hit}; ended; power lost");
             scenario.put(&disk.after(&mut loss));
