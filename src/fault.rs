@@ -202,8 +202,8 @@ pub fn counts() -> Option<(&'static Path, String)> {
     let faults = FAULTS.get()?;
     let file = faults.count.as_deref()?;
     let seen = faults.seen.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut lines: Vec<String> = seen.hits.iter().map(|(point, hits)| format!("{point} {hits}")).collect();
-    lines.push(format!("bytes {}\n", seen.bytes));
+    let hits = seen.hits.iter().map(|(point, hits)| format!("{point} {hits}"));
+    let lines: Vec<String> = hits.chain([format!("bytes {}", seen.bytes)]).collect();
     Some((file, lines.join("\n")))
 }
 
