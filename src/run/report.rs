@@ -191,6 +191,9 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
         lines.push(format!("texts cut into chunks: {}; chunks of all texts: {}", count(number("chunked")), count(number("chunks"))));
     }
     lines.extend(candidate_lines(report));
+    if let Some(unit) = report.get("unit").and_then(Value::as_str).filter(|unit| *unit != "rows") {
+        lines.push(format!("{unit} kept: {} of a budget of {}", count(number("used")), count(number("budget"))));
+    }
     if let Some(entries) = report.get("by_threshold").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
         for entry in entries {
             // Bands are chosen for the first threshold: of a looser one they may find few pairs.

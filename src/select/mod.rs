@@ -1,6 +1,9 @@
 //! Selectors: which rows a budget keeps.
 
+pub mod allocation;
 pub mod budget;
+pub mod meter;
 pub mod prototypes;
 
 pub use budget::Budget;
+pub use meter::Meter;

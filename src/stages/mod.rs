@@ -20,6 +20,8 @@ pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 pub mod policy;
 pub mod prototypes;
+pub mod quota;
+mod ranked;
 pub mod sample;
 pub mod seam;
 pub mod semantic_dedup;

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod branches;
+mod budgets;
 mod columns;
 mod dedup;
 mod doctor;

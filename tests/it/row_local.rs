@@ -9,7 +9,8 @@ use arrow::datatypes::{DataType, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
 use trommel::stages::policy::Normalize;
-use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
+use trommel::stages::policy::{Clusters, Keep, OnBadVector, Order};
+use trommel::stages::quota::{Amount, Quota};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
 use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
 use trommel::stages::{ExactDedupConfig, FilterConfig, SampleConfig, SemanticDedupConfig};
@@ -61,7 +62,8 @@ fn semantic(keep: Keep) -> Box<dyn Stage> {
 /// A stage for every operator that there is, and for what its configuration changes in it.
 fn stages() -> Vec<Box<dyn Stage>> {
     let filter = |predicate: &str| -> Box<dyn Stage> { Box::new(FilterConfig { predicate: predicate.to_owned() }) };
-    let sample = |budget| -> Box<dyn Stage> { Box::new(SampleConfig { budget, seed: 3 }) };
+    let quota = |amount, group: Option<&str>| Quota { amount, group: group.map(str::to_owned), ..Quota::rows(0) };
+    let sample = |amount, group| -> Box<dyn Stage> { Box::new(SampleConfig { quota: quota(amount, group), seed: 3 }) };
     let by = |column: &str, order| Keep::By { column: column.to_owned(), order };
     let all = [Normalize::Nfkc, Normalize::Lowercase, Normalize::StripPunctuation, Normalize::CollapseWhitespace];
     vec![
@@ -69,8 +71,11 @@ fn stages() -> Vec<Box<dyn Stage>> {
         filter("n % 7 <> 3 or (score > 0 and text like 'a%')"),
         filter("regexp_like(text, '^[a-c]') is not false"),
         filter("true"),
-        sample(Budget::Fraction(0.5)),
-        sample(Budget::Rows(7)),
+        sample(Amount::Fraction(0.5), None),
+        sample(Amount::Rows(7), None),
+        sample(Amount::Fraction(0.5), Some("n")),
+        sample(Amount::Bytes(70), None),
+        sample(Amount::Tokens(70), Some("text")),
         exact(&["text"], &[], Keep::First),
         exact(&["text"], &all, Keep::Last),
         exact(&["text", "n"], &[Normalize::Nfc], Keep::Longest),
@@ -145,7 +150,8 @@ fn a_row_without_an_id_is_refused_where_the_footer_denied_it() {
     let whole = batch(&[(None, Some("t".into()), None, None), (Some("i".into()), None, None, None)], &DataType::Utf8);
     let (schema, id) = (whole.schema(), StageId::new("s"));
     let roles = Roles { text: Some("body".into()), id: Some("id".into()) };
-    for stage in [SampleConfig { budget: Budget::Rows(7), seed: 3 }, SampleConfig { budget: Budget::Fraction(0.5), seed: 3 }] {
+    for amount in [Amount::Rows(7), Amount::Fraction(0.5)] {
+        let stage = SampleConfig { quota: Quota { amount, ..Quota::rows(0) }, seed: 3 };
         let build = |whole| stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema, whole }).unwrap().unwrap();
         let error = build(false).apply(&whole).unwrap_err();
         assert!(error.report().contains("the shard's footer says that each has one"), "{}", error.report());
