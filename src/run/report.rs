@@ -194,6 +194,9 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
     if let Some(unit) = report.get("unit").and_then(Value::as_str).filter(|unit| *unit != "rows") {
         lines.push(format!("{unit} kept: {} of a budget of {}", count(number("used")), count(number("budget"))));
     }
+    for entry in report.get("by_min").and_then(Value::as_array).into_iter().flatten() {
+        lines.push(format!("scores of at least {}: {}", entry["min"], count(entry["rows"].as_u64().unwrap_or(0))));
+    }
     if let Some(entries) = report.get("by_threshold").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
         for entry in entries {
             // Bands are chosen for the first threshold: of a looser one they may find few pairs.

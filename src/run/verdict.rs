@@ -122,7 +122,9 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::ExactDedup(_)
         | StageConfig::MinhashDedup(_)
         | StageConfig::SemanticDedup(_)
-        | StageConfig::Prototypes(_) => "filtered",
+        | StageConfig::Prototypes(_)
+        | StageConfig::WeightedScoreFilter(_)
+        | StageConfig::ScoreFilter(_) => "filtered",
     }
 }
 

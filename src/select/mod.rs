@@ -4,6 +4,7 @@ pub mod allocation;
 pub mod budget;
 pub mod meter;
 pub mod prototypes;
+pub mod weighted;
 
 pub use budget::Budget;
 pub use meter::Meter;

@@ -23,9 +23,11 @@ pub mod prototypes;
 pub mod quota;
 mod ranked;
 pub mod sample;
+pub mod score_filter;
 pub mod seam;
 pub mod semantic_dedup;
 mod vectors;
+pub mod weighted_score_filter;
 
 use self::policy::OnBadVector;
 pub use dimension_select::DimensionSelectConfig;
@@ -37,7 +39,9 @@ pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
 pub use sample::SampleConfig;
+pub use score_filter::ScoreFilterConfig;
 pub use semantic_dedup::SemanticDedupConfig;
+pub use weighted_score_filter::WeightedScoreFilterConfig;
 
 /// The configuration of one stage: its kind and that kind's keys.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +66,10 @@ pub enum StageConfig {
     SemanticDedup(SemanticDedupConfig),
     /// `prototypes`.
     Prototypes(PrototypesConfig),
+    /// `score_filter`.
+    ScoreFilter(ScoreFilterConfig),
+    /// `weighted_score_filter`.
+    WeightedScoreFilter(WeightedScoreFilterConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -92,6 +100,12 @@ pub const KINDS: &[Field] = &[
     ),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
+    optional("score_filter", Shape::Map(score_filter::FIELDS), "Keeps the rows that one column scores best."),
+    optional(
+        "weighted_score_filter",
+        Shape::Map(weighted_score_filter::FIELDS),
+        "Keeps the rows that the weighted mean of several columns scores best.",
+    ),
 ];
 
 impl StageConfig {
@@ -109,6 +123,8 @@ impl StageConfig {
             "dimension_select" => Self::DimensionSelect(DimensionSelectConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
+            "score_filter" => Self::ScoreFilter(ScoreFilterConfig::read(fields, out)),
+            "weighted_score_filter" => Self::WeightedScoreFilter(WeightedScoreFilterConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -128,7 +144,13 @@ impl StageConfig {
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
-            Self::Filter(_) | Self::Sample(_) | Self::ExactDedup(_) | Self::MinhashDedup(_) | Self::Embed(_) => None,
+            Self::Filter(_)
+            | Self::Sample(_)
+            | Self::ExactDedup(_)
+            | Self::MinhashDedup(_)
+            | Self::Embed(_)
+            | Self::ScoreFilter(_)
+            | Self::WeightedScoreFilter(_) => None,
         }
     }
 
@@ -151,7 +173,9 @@ impl StageConfig {
             | Self::ExactDedup(_)
             | Self::MinhashDedup(_)
             | Self::SemanticDedup(_)
-            | Self::Prototypes(_) => None,
+            | Self::Prototypes(_)
+            | Self::ScoreFilter(_)
+            | Self::WeightedScoreFilter(_) => None,
         }
     }
 }
@@ -171,6 +195,8 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::ScoreFilter(config) => config,
+            Self::WeightedScoreFilter(config) => config,
         }
     }
 }

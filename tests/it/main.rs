@@ -24,6 +24,7 @@ mod near;
 mod pairs;
 mod row_local;
 mod run;
+mod scores;
 mod semantic_rules;
 mod sketches;
 mod validate;

@@ -8,12 +8,14 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
+use trommel::select::weighted::Scale;
 use trommel::stages::policy::Normalize;
 use trommel::stages::policy::{Clusters, Keep, OnBadVector, Order};
 use trommel::stages::quota::{Amount, Quota};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
 use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
-use trommel::stages::{ExactDedupConfig, FilterConfig, SampleConfig, SemanticDedupConfig};
+use trommel::stages::weighted_score_filter::{Criterion, OnMissing};
+use trommel::stages::{ExactDedupConfig, FilterConfig, SampleConfig, ScoreFilterConfig, SemanticDedupConfig, WeightedScoreFilterConfig};
 
 /// One row: id, text, number, score.
 type Row = (Option<String>, Option<String>, Option<i64>, Option<f64>);
@@ -59,6 +61,13 @@ fn semantic(keep: Keep) -> Box<dyn Stage> {
     })
 }
 
+fn weighted(on_missing: OnMissing, quota: Option<Quota>) -> Box<dyn Stage> {
+    let criterion = |column: &str, weight| Criterion { column: column.to_owned(), weight };
+    let scale = Scale { from: [0.0, 1.0], to: [1.0, 5.0] };
+    let criteria = vec![criterion("n", 1.0), criterion("score", 2.0)];
+    Box::new(WeightedScoreFilterConfig { criteria, scale, min: Some(1.0), quota, report: Vec::new(), on_missing })
+}
+
 /// A stage for every operator that there is, and for what its configuration changes in it.
 fn stages() -> Vec<Box<dyn Stage>> {
     let filter = |predicate: &str| -> Box<dyn Stage> { Box::new(FilterConfig { predicate: predicate.to_owned() }) };
@@ -85,6 +94,16 @@ fn stages() -> Vec<Box<dyn Stage>> {
         semantic(by("n", Order::Ascending)),
         semantic(by("text", Order::Descending)),
         semantic(Keep::Random),
+        Box::new(ScoreFilterConfig { column: "score".into(), order: Order::Ascending, min: None, max: Some(1.0), quota: None }),
+        Box::new(ScoreFilterConfig {
+            column: "n".into(),
+            order: Order::Descending,
+            min: None,
+            max: None,
+            quota: Some(quota(Amount::Tokens(9), Some("score"))),
+        }),
+        weighted(OnMissing::Drop, None),
+        weighted(OnMissing::Renormalize, Some(quota(Amount::Rows(9), Some("text")))),
     ]
 }
 
