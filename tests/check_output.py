@@ -59,9 +59,11 @@ REASONS = {
     "semantic_dedup": {"semantic_duplicate", "bad_vector"},
     "prototypes": {"not_selected", "bad_vector"},
     "score_filter": {"filtered", "not_selected"},
+    "gradient_value_select": {"not_selected", "bad_vector"},
+    "selector_pool": {"not_selected", "bad_vector"},
     "weighted_score_filter": {"filtered", "not_selected"},
 }
-BUDGETED = {"prototypes", "score_filter", "weighted_score_filter"}
+BUDGETED = {"prototypes", "score_filter", "weighted_score_filter", "gradient_value_select"}
 CLOSE = 1e-5  # what two runtimes may differ by in a cosine
 ALL_PAIRS_ROWS = 20_000  # `k: auto` compares all pairs below so many rows
 LINEAGE = pa.schema(

@@ -123,6 +123,8 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::MinhashDedup(_)
         | StageConfig::SemanticDedup(_)
         | StageConfig::Prototypes(_)
+        | StageConfig::SelectorPool(_)
+        | StageConfig::GradientValueSelect(_)
         | StageConfig::WeightedScoreFilter(_)
         | StageConfig::ScoreFilter(_) => "filtered",
     }

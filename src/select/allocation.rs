@@ -12,15 +12,17 @@ pub fn divide(sizes: &[u64], weights: &[f64], total: u64) -> Vec<u64> {
     let mut left = total;
     let mut open: Vec<usize> = (0..sizes.len()).filter(|group| sizes[*group] > 0).collect();
     loop {
-        let all: f64 = open.iter().map(|group| weights[*group]).sum();
-        let count = open.len() as f64;
-        let share = |group: usize| if all > 0.0 { left as f64 * weights[group] / all } else { left as f64 / count };
-        let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|group| share(**group) >= sizes[**group] as f64);
+        let flat = open.iter().all(|group| weights[*group] <= 0.0);
+        let weight = |group: usize| if flat { 1.0 } else { weights[group] };
+        let all: f64 = open.iter().map(|group| weight(*group)).sum();
+        // A share is `part / all`: products and remainders of whole numbers are exact, quotients are not.
+        let part = |group: usize| left as f64 * weight(group);
+        let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|group| part(**group) >= sizes[**group] as f64 * all);
         if full.is_empty() {
+            let remainder = |group: usize| part(group) % all;
             for group in &open {
-                parts[*group] = share(*group).floor() as u64;
+                parts[*group] = ((part(*group) - remainder(*group)) / all).round() as u64;
             }
-            let remainder = |group: usize| share(group) - share(group).floor();
             open.sort_by(|a, b| remainder(*b).total_cmp(&remainder(*a)).then(a.cmp(b)));
             break;
         }

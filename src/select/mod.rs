@@ -2,6 +2,8 @@
 
 pub mod allocation;
 pub mod budget;
+pub mod coverage;
+pub mod gradient_value;
 pub mod meter;
 pub mod prototypes;
 pub mod weighted;

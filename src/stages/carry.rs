@@ -123,3 +123,27 @@ impl RowLocal for CarryNumbers {
         RecordBatch::try_new(Arc::clone(&self.output), columns).context(Kind::Internal, || "cannot carry numbers".into())
     }
 }
+
+/// An operator that gives the columns of both, which describe all rows that they are given.
+pub(super) fn together(first: Box<dyn RowLocal>, second: Box<dyn RowLocal>) -> Box<dyn RowLocal> {
+    let fields: Fields = first.makes().iter().chain(&second.makes()).cloned().collect();
+    Box::new(Together { first, second, output: row_schema(&fields) })
+}
+
+struct Together {
+    first: Box<dyn RowLocal>,
+    second: Box<dyn RowLocal>,
+    output: SchemaRef,
+}
+
+impl RowLocal for Together {
+    fn makes(&self) -> Fields {
+        self.output.fields().iter().skip(1).cloned().collect()
+    }
+
+    fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut columns = self.first.apply(batch)?.columns().to_vec();
+        columns.extend(self.second.apply(batch)?.columns().iter().skip(1).cloned());
+        RecordBatch::try_new(Arc::clone(&self.output), columns).context(Kind::Internal, || "cannot join columns".into())
+    }
+}

@@ -15,9 +15,11 @@ pub mod embedding_whitening;
 pub mod exact_dedup;
 pub mod filter;
 mod fitting;
+pub mod gradient_value_select;
 mod incumbents;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
+mod noted;
 pub mod policy;
 pub mod prototypes;
 pub mod quota;
@@ -25,6 +27,7 @@ mod ranked;
 pub mod sample;
 pub mod score_filter;
 pub mod seam;
+pub mod selector_pool;
 pub mod semantic_dedup;
 mod vectors;
 pub mod weighted_score_filter;
@@ -35,11 +38,13 @@ pub use embed::EmbedConfig;
 pub use embedding_whitening::EmbeddingWhiteningConfig;
 pub use exact_dedup::ExactDedupConfig;
 pub use filter::FilterConfig;
+pub use gradient_value_select::GradientValueSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
 pub use sample::SampleConfig;
 pub use score_filter::ScoreFilterConfig;
+pub use selector_pool::SelectorPoolConfig;
 pub use semantic_dedup::SemanticDedupConfig;
 pub use weighted_score_filter::WeightedScoreFilterConfig;
 
@@ -66,6 +71,10 @@ pub enum StageConfig {
     SemanticDedup(SemanticDedupConfig),
     /// `prototypes`.
     Prototypes(PrototypesConfig),
+    /// `selector_pool`.
+    SelectorPool(SelectorPoolConfig),
+    /// `gradient_value_select`.
+    GradientValueSelect(GradientValueSelectConfig),
     /// `score_filter`.
     ScoreFilter(ScoreFilterConfig),
     /// `weighted_score_filter`.
@@ -100,6 +109,16 @@ pub const KINDS: &[Field] = &[
     ),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
+    optional(
+        "selector_pool",
+        Shape::Map(selector_pool::FIELDS),
+        "In each cluster, the score that tells its rows apart chooses what is kept (Adapt-infinity).",
+    ),
+    optional(
+        "gradient_value_select",
+        Shape::Map(gradient_value_select::FIELDS),
+        "Keeps the tasks and rows whose gradients a model learns most from (TIVE).",
+    ),
     optional("score_filter", Shape::Map(score_filter::FIELDS), "Keeps the rows that one column scores best."),
     optional(
         "weighted_score_filter",
@@ -123,6 +142,8 @@ impl StageConfig {
             "dimension_select" => Self::DimensionSelect(DimensionSelectConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
+            "selector_pool" => Self::SelectorPool(SelectorPoolConfig::read(fields, out)),
+            "gradient_value_select" => Self::GradientValueSelect(GradientValueSelectConfig::read(fields, out)),
             "score_filter" => Self::ScoreFilter(ScoreFilterConfig::read(fields, out)),
             "weighted_score_filter" => Self::WeightedScoreFilter(WeightedScoreFilterConfig::read(fields, out)),
             _ => return None,
@@ -132,7 +153,8 @@ impl StageConfig {
     /// Whether the stage takes vectors, and so needs a stage above it that makes some.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
-        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_)) || self.shape() == seam::Shape::Fitted
+        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_) | Self::SelectorPool(_) | Self::GradientValueSelect(_))
+            || self.shape() == seam::Shape::Fitted
     }
 
     /// The stage whose vectors the user named, if any.
@@ -141,6 +163,8 @@ impl StageConfig {
         match self {
             Self::SemanticDedup(config) => config.embedding.as_ref(),
             Self::Prototypes(config) => config.embedding.as_ref(),
+            Self::SelectorPool(config) => config.embedding.as_ref(),
+            Self::GradientValueSelect(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -174,6 +198,8 @@ impl StageConfig {
             | Self::MinhashDedup(_)
             | Self::SemanticDedup(_)
             | Self::Prototypes(_)
+            | Self::SelectorPool(_)
+            | Self::GradientValueSelect(_)
             | Self::ScoreFilter(_)
             | Self::WeightedScoreFilter(_) => None,
         }
@@ -195,6 +221,8 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::SelectorPool(config) => config,
+            Self::GradientValueSelect(config) => config,
             Self::ScoreFilter(config) => config,
             Self::WeightedScoreFilter(config) => config,
         }

@@ -327,6 +327,15 @@ impl Tally {
         Ok(read)
     }
 
+    /// The values of the group column, by the groups' numbers; `None` for nulls.
+    pub(super) fn names(&self) -> Vec<Option<&str>> {
+        let mut names = vec![None; self.sizes.len()];
+        for ((_, name), number) in &self.numbers {
+            names[*number] = name.as_deref();
+        }
+        names
+    }
+
     /// Counts a row into its group.
     pub(super) fn count(&mut self, group: u64, size: u64) {
         if let Some(held) = self.sizes.get_mut(group as usize) {

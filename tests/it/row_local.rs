@@ -9,13 +9,18 @@ use arrow::datatypes::{DataType, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
 use trommel::select::weighted::Scale;
+use trommel::stages::gradient_value_select::Mode;
 use trommel::stages::policy::Normalize;
-use trommel::stages::policy::{Clusters, Keep, OnBadVector, Order};
+use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
 use trommel::stages::quota::{Amount, Quota};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
+use trommel::stages::selector_pool;
 use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
 use trommel::stages::weighted_score_filter::{Criterion, OnMissing};
-use trommel::stages::{ExactDedupConfig, FilterConfig, SampleConfig, ScoreFilterConfig, SemanticDedupConfig, WeightedScoreFilterConfig};
+use trommel::stages::{
+    ExactDedupConfig, FilterConfig, GradientValueSelectConfig, SampleConfig, ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig,
+    WeightedScoreFilterConfig,
+};
 
 /// One row: id, text, number, score.
 type Row = (Option<String>, Option<String>, Option<i64>, Option<f64>);
@@ -101,6 +106,32 @@ fn stages() -> Vec<Box<dyn Stage>> {
             min: None,
             max: None,
             quota: Some(quota(Amount::Tokens(9), Some("score"))),
+        }),
+        Box::new(GradientValueSelectConfig {
+            task: "text".into(),
+            gradient_norm: "score".into(),
+            budget: Budget::Rows(3),
+            embedding: None,
+            inverse_temperature: 0.5,
+            mode: Mode::Sample,
+            oversample: false,
+            exclude_tasks: Vec::new(),
+            seed: 4,
+            on_bad_vector: OnBadVector::Keep,
+        }),
+        Box::new(SelectorPoolConfig {
+            scores: vec!["n".into(), "score".into()],
+            budget: Budget::Rows(3),
+            embedding: None,
+            k: Clusters::Auto,
+            allocation: selector_pool::Allocation::ScoreStd,
+            weigh_by: Some("n".into()),
+            pick: selector_pool::Pick::Ccs,
+            bins: 50,
+            trim: 0.05,
+            iterations: 20,
+            seed: 4,
+            on_bad_vector: OnBadVector::Keep,
         }),
         weighted(OnMissing::Drop, None),
         weighted(OnMissing::Renormalize, Some(quota(Amount::Rows(9), Some("text")))),
