@@ -60,6 +60,7 @@ REASONS = {
     "prototypes": {"not_selected", "bad_vector"},
     "score_filter": {"filtered", "not_selected"},
     "gradient_value_select": {"not_selected", "bad_vector"},
+    "diversity_metrics": {"bad_vector"},
     "selector_pool": {"not_selected", "bad_vector"},
     "weighted_score_filter": {"filtered", "not_selected"},
 }

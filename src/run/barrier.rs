@@ -92,7 +92,8 @@ pub(super) fn input(cx: &Arc<RunContext>, stage: usize, rows: u64) -> Result<Nar
         sources.push(place);
     }
     sources.extend(cx.snapshot.shards.iter().map(|shard| shard.source));
-    Ok(Narrow { rows, stream: rows_of(schema, reader), incumbents, dimensions, sources, named })
+    let source_names = names.into_iter().map(str::to_owned).collect();
+    Ok(Narrow { rows, stream: rows_of(schema, reader), incumbents, dimensions, sources, source_names, named })
 }
 
 /// Barrier `stage` if its artefact is there.

@@ -9,6 +9,7 @@ use crate::ids::StageId;
 mod carry;
 pub(crate) mod columns;
 pub mod dimension_select;
+pub mod diversity_metrics;
 mod draw;
 pub mod embed;
 pub mod embedding_whitening;
@@ -34,6 +35,7 @@ pub mod weighted_score_filter;
 
 use self::policy::OnBadVector;
 pub use dimension_select::DimensionSelectConfig;
+pub use diversity_metrics::DiversityMetricsConfig;
 pub use embed::EmbedConfig;
 pub use embedding_whitening::EmbeddingWhiteningConfig;
 pub use exact_dedup::ExactDedupConfig;
@@ -71,6 +73,8 @@ pub enum StageConfig {
     SemanticDedup(SemanticDedupConfig),
     /// `prototypes`.
     Prototypes(PrototypesConfig),
+    /// `diversity_metrics`.
+    DiversityMetrics(DiversityMetricsConfig),
     /// `selector_pool`.
     SelectorPool(SelectorPoolConfig),
     /// `gradient_value_select`.
@@ -109,6 +113,7 @@ pub const KINDS: &[Field] = &[
     ),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
+    optional("diversity_metrics", Shape::Map(diversity_metrics::FIELDS), "Drops nothing, and reports how many directions the vectors use."),
     optional(
         "selector_pool",
         Shape::Map(selector_pool::FIELDS),
@@ -142,6 +147,7 @@ impl StageConfig {
             "dimension_select" => Self::DimensionSelect(DimensionSelectConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
+            "diversity_metrics" => Self::DiversityMetrics(DiversityMetricsConfig::read(fields, out)),
             "selector_pool" => Self::SelectorPool(SelectorPoolConfig::read(fields, out)),
             "gradient_value_select" => Self::GradientValueSelect(GradientValueSelectConfig::read(fields, out)),
             "score_filter" => Self::ScoreFilter(ScoreFilterConfig::read(fields, out)),
@@ -153,8 +159,10 @@ impl StageConfig {
     /// Whether the stage takes vectors, and so needs a stage above it that makes some.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
-        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_) | Self::SelectorPool(_) | Self::GradientValueSelect(_))
-            || self.shape() == seam::Shape::Fitted
+        matches!(
+            self,
+            Self::SemanticDedup(_) | Self::Prototypes(_) | Self::DiversityMetrics(_) | Self::SelectorPool(_) | Self::GradientValueSelect(_)
+        ) || self.shape() == seam::Shape::Fitted
     }
 
     /// The stage whose vectors the user named, if any.
@@ -163,6 +171,7 @@ impl StageConfig {
         match self {
             Self::SemanticDedup(config) => config.embedding.as_ref(),
             Self::Prototypes(config) => config.embedding.as_ref(),
+            Self::DiversityMetrics(config) => config.embedding.as_ref(),
             Self::SelectorPool(config) => config.embedding.as_ref(),
             Self::GradientValueSelect(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
@@ -198,6 +207,7 @@ impl StageConfig {
             | Self::MinhashDedup(_)
             | Self::SemanticDedup(_)
             | Self::Prototypes(_)
+            | Self::DiversityMetrics(_)
             | Self::SelectorPool(_)
             | Self::GradientValueSelect(_)
             | Self::ScoreFilter(_)
@@ -221,6 +231,7 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::DiversityMetrics(config) => config,
             Self::SelectorPool(config) => config,
             Self::GradientValueSelect(config) => config,
             Self::ScoreFilter(config) => config,

@@ -336,6 +336,11 @@ impl Tally {
         names
     }
 
+    /// Source, value of the group column and number of each group, by source and value.
+    pub(super) fn groups(&self) -> Vec<(usize, Option<&str>, usize)> {
+        self.numbers.iter().map(|((source, name), number)| (*source, name.as_deref(), *number)).collect()
+    }
+
     /// Counts a row into its group.
     pub(super) fn count(&mut self, group: u64, size: u64) {
         if let Some(held) = self.sizes.get_mut(group as usize) {

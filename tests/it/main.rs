@@ -11,6 +11,7 @@ mod branches;
 mod budgets;
 mod columns;
 mod dedup;
+mod diversity;
 mod doctor;
 mod embed_onnxruntime;
 mod faults;
