@@ -20,7 +20,7 @@ Without --inputs the shards are looked for where run.json says that they were. C
 * scores of semantic duplicates are within epsilon; with --vectors (Parquet with columns `id` and `vector`, as
   tests/models/reference_vectors.py writes them), `rule: star` and `keep: first`, all of it again by all pairs: each dropped row's score and
   most similar kept row, and that no two rows that stayed are within epsilon;
-* budgets of `prototypes` are met.
+* budgets of rows are met.
 
 Prints one line a check and ends with 1 if any failed.
 """
@@ -58,7 +58,13 @@ REASONS = {
     "minhash_dedup": {"near_duplicate"},
     "semantic_dedup": {"semantic_duplicate", "bad_vector"},
     "prototypes": {"not_selected", "bad_vector"},
+    "score_filter": {"filtered", "not_selected"},
+    "gradient_value_select": {"not_selected", "bad_vector"},
+    "diversity_metrics": {"bad_vector"},
+    "selector_pool": {"not_selected", "bad_vector"},
+    "weighted_score_filter": {"filtered", "not_selected"},
 }
+BUDGETED = {"prototypes", "score_filter", "weighted_score_filter", "gradient_value_select"}
 CLOSE = 1e-5  # what two runtimes may differ by in a cosine
 ALL_PAIRS_ROWS = 20_000  # `k: auto` compares all pairs below so many rows
 LINEAGE = pa.schema(
@@ -480,18 +486,19 @@ def check_star(check, plan, lineage, vectors):
 
 
 def check_budgets(check, plan, lineage):
-    """How many rows a coreset holds."""
+    """How many rows a selection holds: a budget of groups is met as a whole."""
     for name, stage in plan.stages.items():
-        if stage["kind"] != "prototypes" or not plan.line:
+        keep = stage["config"].get("budget" if stage["kind"] == "prototypes" else "keep")
+        if stage["kind"] not in BUDGETED or not plan.line or not keep or not keep.keys() & {"fraction", "rows"}:
             continue
         reached = [row for row in lineage if row["decision"] != "reject" and plan.reached(row, name)]
+        reached = [row for row in reached if (row["stage"], row["reason"]) != (name, "filtered")]
         if any(row["reason"] == "bad_vector" for row in reached):
             continue
-        keep = stage["config"]["budget"]
         wanted = int(keep["fraction"] * len(reached) + 0.5) if "fraction" in keep else min(keep["rows"], len(reached))
         left = sum(row["stage"] != name for row in reached)
         check.expect(left == wanted, f"{left} rows left, {wanted} wanted")
-        check.close(f"{name}: {left} of {len(reached)} rows are the coreset")
+        check.close(f"{name}: {left} of {len(reached)} rows are selected")
 
 
 def equal_schemas(one, other):

@@ -26,6 +26,7 @@ fn of(shape: &Shape) -> Value {
         Shape::Bool => json!({"type": "boolean"}),
         Shape::Int { min, max: i64::MAX } => json!({"type": "integer", "minimum": min}),
         Shape::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+        Shape::Float { min: f64::MIN, max: f64::MAX, .. } => json!({"type": "number"}),
         Shape::Float { min, max, exclusive: true } => json!({"type": "number", "exclusiveMinimum": min, "maximum": max}),
         Shape::Float { min, max, exclusive: false } => json!({"type": "number", "minimum": min, "maximum": max}),
         Shape::Text | Shape::Sql | Shape::Path => json!({"type": "string", "minLength": 1}),

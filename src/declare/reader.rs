@@ -305,6 +305,7 @@ pub fn describe(shape: &Shape) -> String {
         Shape::Bool => "`true` or `false`".into(),
         Shape::Int { min, max: i64::MAX } => format!("a whole number from {min}"),
         Shape::Int { min, max } => format!("a whole number from {min} to {max}"),
+        Shape::Float { min: f64::MIN, max: f64::MAX, .. } => "a number".into(),
         Shape::Float { min, max, exclusive: true } => format!("a number above {min} and at most {max}"),
         Shape::Float { min, max, exclusive: false } => format!("a number from {min} to {max}"),
         Shape::Text => "a text".into(),
@@ -542,6 +543,15 @@ impl<'a> Fields<'a> {
         let node = self.node(key)?;
         node.entries()?;
         Some(Self::new(node, table, join(&self.path, key)))
+    }
+
+    /// The maps of a list of maps, read with `table`; none where the key holds no list.
+    #[must_use]
+    pub fn maps(&self, key: &str, table: &'static [Field]) -> Vec<Self> {
+        let elements = self.node(key).and_then(Node::elements).unwrap_or_default();
+        let path = join(&self.path, key);
+        let maps = elements.iter().enumerate().filter(|(_, node)| node.entries().is_some());
+        maps.map(|(index, node)| Self::new(node, table, format!("{path}[{index}]"))).collect()
     }
 
     /// Adds a problem at the value of `key`, or at the map itself where the key is empty or missing.

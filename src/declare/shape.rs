@@ -94,6 +94,11 @@ pub enum Shape {
     Any(&'static [Self]),
 }
 
+impl Shape {
+    /// Any finite number.
+    pub const NUMBER: Self = Self::Float { min: f64::MIN, max: f64::MAX, exclusive: false };
+}
+
 /// A required key.
 #[must_use]
 pub const fn required(key: &'static str, shape: Shape, doc: &'static str) -> Field {

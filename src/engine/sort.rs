@@ -33,6 +33,12 @@ impl SortKey {
     pub fn descending(column: impl Into<String>) -> Self {
         Self { column: column.into(), descending: true }
     }
+
+    /// The column.
+    #[must_use]
+    pub fn column(&self) -> &str {
+        &self.column
+    }
 }
 
 /// The rows of `input` sorted by `keys`, within the engine's pool, spilling where it is full. The order of rows that are equal

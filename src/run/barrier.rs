@@ -101,7 +101,8 @@ pub(super) fn input(cx: &Arc<RunContext>, stage: usize, rows: u64) -> Result<Nar
         Some(increment) => increment.frozen(planned.id.as_str())?.map_or(Frozen::Wanted, Frozen::Given),
         None => Frozen::Never,
     };
-    Ok(Narrow { rows, stream: rows_of(schema, reader), incumbents, frozen, dimensions, sources, named })
+    let source_names = names.into_iter().map(str::to_owned).collect();
+    Ok(Narrow { rows, stream: rows_of(schema, reader), incumbents, frozen, dimensions, sources, source_names, named })
 }
 
 /// Barrier `stage` if its artefact is there.

@@ -205,6 +205,23 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
         lines.push(format!("texts cut into chunks: {}; chunks of all texts: {}", count(number("chunked")), count(number("chunks"))));
     }
     lines.extend(candidate_lines(report));
+    if let Some(unit) = report.get("unit").and_then(Value::as_str).filter(|unit| *unit != "rows") {
+        lines.push(format!("{unit} kept: {} of a budget of {}", count(number("used")), count(number("budget"))));
+    }
+    if let Some(found) = report.get("diversity") {
+        let number = |name: &str| found.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+        lines.push(format!(
+            "diversity of {} vectors: effective rank {:.1} of {}, Vendi score {:.1}, nuclear norm {:.3} of its bound",
+            count(found.get("rows").and_then(Value::as_u64).unwrap_or(0)),
+            number("effective_rank"),
+            report.get("dimensions_measured").and_then(Value::as_u64).unwrap_or(0),
+            number("vendi"),
+            number("mnn_pca")
+        ));
+    }
+    for entry in report.get("by_min").and_then(Value::as_array).into_iter().flatten() {
+        lines.push(format!("scores of at least {}: {}", entry["min"], count(entry["rows"].as_u64().unwrap_or(0))));
+    }
     if let Some(entries) = report.get("by_threshold").and_then(Value::as_array).filter(|entries| entries.len() > 1) {
         for entry in entries {
             // Bands are chosen for the first threshold: of a looser one they may find few pairs.

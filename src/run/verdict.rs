@@ -122,7 +122,12 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::ExactDedup(_)
         | StageConfig::MinhashDedup(_)
         | StageConfig::SemanticDedup(_)
-        | StageConfig::Prototypes(_) => "filtered",
+        | StageConfig::Prototypes(_)
+        | StageConfig::DiversityMetrics(_)
+        | StageConfig::SelectorPool(_)
+        | StageConfig::GradientValueSelect(_)
+        | StageConfig::WeightedScoreFilter(_)
+        | StageConfig::ScoreFilter(_) => "filtered",
     }
 }
 

@@ -89,6 +89,8 @@ pub(super) enum Detail {
     Status(&'static str),
     /// The row's place in the order of a selection, how many rows that one keeps, and the row's cell.
     Rank { budget: u64, rank: u64, cell: Option<u32> },
+    /// The same where the selection keeps so many bytes or tokens.
+    Measured { budget: u64, rank: u64, unit: &'static str, cell: Option<u32> },
     /// The cell in which the row was compared, if there are several; whether no kept row is near; whether its survivor is near
     /// only by a chain.
     Compared { cell: Option<u32>, orphan: bool, chained: bool },
@@ -107,6 +109,12 @@ impl Detail {
             Self::Rank { budget, rank, cell } => {
                 object.insert("budget".into(), json!(budget));
                 object.insert("rank".into(), json!(rank));
+                object.extend(cell.map(|cell| ("cell".to_owned(), json!(cell))));
+            }
+            Self::Measured { budget, rank, unit, cell } => {
+                object.insert("budget".into(), json!(budget));
+                object.insert("rank".into(), json!(rank));
+                object.insert("unit".into(), json!(unit));
                 object.extend(cell.map(|cell| ("cell".to_owned(), json!(cell))));
             }
             Self::Compared { cell, orphan, chained } => {
@@ -211,6 +219,8 @@ mod tests {
         assert_eq!(bands.text().as_deref(), Some(r#"{"bands":9,"chained":true,"estimated":true,"unverified":true}"#));
         let rank = Detail::Rank { budget: 2, rank: 5, cell: Some(1) };
         assert_eq!(rank.text().as_deref(), Some(r#"{"budget":2,"cell":1,"rank":5}"#));
+        let bytes = Detail::Measured { budget: 2, rank: 5, unit: "bytes", cell: Some(1) };
+        assert_eq!(bytes.text().as_deref(), Some(r#"{"budget":2,"cell":1,"rank":5,"unit":"bytes"}"#));
         assert_eq!(Detail::Status("null").text().as_deref(), Some(r#"{"embedding_status":"null"}"#));
     }
 

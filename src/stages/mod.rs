@@ -9,33 +9,46 @@ use crate::ids::StageId;
 mod carry;
 pub(crate) mod columns;
 pub mod dimension_select;
+pub mod diversity_metrics;
 mod draw;
 pub mod embed;
 pub mod embedding_whitening;
 pub mod exact_dedup;
 pub mod filter;
 mod fitting;
+pub mod gradient_value_select;
 mod incumbents;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
+mod noted;
 pub mod policy;
 pub mod prototypes;
+pub mod quota;
+mod ranked;
 pub mod sample;
+pub mod score_filter;
 pub mod seam;
+pub mod selector_pool;
 pub mod semantic_dedup;
 mod vectors;
+pub mod weighted_score_filter;
 
 use self::policy::OnBadVector;
 pub use dimension_select::DimensionSelectConfig;
+pub use diversity_metrics::DiversityMetricsConfig;
 pub use embed::EmbedConfig;
 pub use embedding_whitening::EmbeddingWhiteningConfig;
 pub use exact_dedup::ExactDedupConfig;
 pub use filter::FilterConfig;
+pub use gradient_value_select::GradientValueSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
 pub use sample::SampleConfig;
+pub use score_filter::ScoreFilterConfig;
+pub use selector_pool::SelectorPoolConfig;
 pub use semantic_dedup::SemanticDedupConfig;
+pub use weighted_score_filter::WeightedScoreFilterConfig;
 
 /// The configuration of one stage: its kind and that kind's keys.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +73,16 @@ pub enum StageConfig {
     SemanticDedup(SemanticDedupConfig),
     /// `prototypes`.
     Prototypes(PrototypesConfig),
+    /// `diversity_metrics`.
+    DiversityMetrics(DiversityMetricsConfig),
+    /// `selector_pool`.
+    SelectorPool(SelectorPoolConfig),
+    /// `gradient_value_select`.
+    GradientValueSelect(GradientValueSelectConfig),
+    /// `score_filter`.
+    ScoreFilter(ScoreFilterConfig),
+    /// `weighted_score_filter`.
+    WeightedScoreFilter(WeightedScoreFilterConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -90,6 +113,23 @@ pub const KINDS: &[Field] = &[
     ),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
+    optional("diversity_metrics", Shape::Map(diversity_metrics::FIELDS), "Drops nothing, and reports how many directions the vectors use."),
+    optional(
+        "selector_pool",
+        Shape::Map(selector_pool::FIELDS),
+        "In each cluster, the score that tells its rows apart chooses what is kept (Adapt-infinity).",
+    ),
+    optional(
+        "gradient_value_select",
+        Shape::Map(gradient_value_select::FIELDS),
+        "Keeps the tasks and rows whose gradients a model learns most from (TIVE).",
+    ),
+    optional("score_filter", Shape::Map(score_filter::FIELDS), "Keeps the rows that one column scores best."),
+    optional(
+        "weighted_score_filter",
+        Shape::Map(weighted_score_filter::FIELDS),
+        "Keeps the rows that the weighted mean of several columns scores best.",
+    ),
 ];
 
 impl StageConfig {
@@ -107,6 +147,11 @@ impl StageConfig {
             "dimension_select" => Self::DimensionSelect(DimensionSelectConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
+            "diversity_metrics" => Self::DiversityMetrics(DiversityMetricsConfig::read(fields, out)),
+            "selector_pool" => Self::SelectorPool(SelectorPoolConfig::read(fields, out)),
+            "gradient_value_select" => Self::GradientValueSelect(GradientValueSelectConfig::read(fields, out)),
+            "score_filter" => Self::ScoreFilter(ScoreFilterConfig::read(fields, out)),
+            "weighted_score_filter" => Self::WeightedScoreFilter(WeightedScoreFilterConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -114,7 +159,10 @@ impl StageConfig {
     /// Whether the stage takes vectors, and so needs a stage above it that makes some.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
-        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_)) || self.shape() == seam::Shape::Fitted
+        matches!(
+            self,
+            Self::SemanticDedup(_) | Self::Prototypes(_) | Self::DiversityMetrics(_) | Self::SelectorPool(_) | Self::GradientValueSelect(_)
+        ) || self.shape() == seam::Shape::Fitted
     }
 
     /// The stage whose vectors the user named, if any.
@@ -123,10 +171,19 @@ impl StageConfig {
         match self {
             Self::SemanticDedup(config) => config.embedding.as_ref(),
             Self::Prototypes(config) => config.embedding.as_ref(),
+            Self::DiversityMetrics(config) => config.embedding.as_ref(),
+            Self::SelectorPool(config) => config.embedding.as_ref(),
+            Self::GradientValueSelect(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
-            Self::Filter(_) | Self::Sample(_) | Self::ExactDedup(_) | Self::MinhashDedup(_) | Self::Embed(_) => None,
+            Self::Filter(_)
+            | Self::Sample(_)
+            | Self::ExactDedup(_)
+            | Self::MinhashDedup(_)
+            | Self::Embed(_)
+            | Self::ScoreFilter(_)
+            | Self::WeightedScoreFilter(_) => None,
         }
     }
 
@@ -149,7 +206,12 @@ impl StageConfig {
             | Self::ExactDedup(_)
             | Self::MinhashDedup(_)
             | Self::SemanticDedup(_)
-            | Self::Prototypes(_) => None,
+            | Self::Prototypes(_)
+            | Self::DiversityMetrics(_)
+            | Self::SelectorPool(_)
+            | Self::GradientValueSelect(_)
+            | Self::ScoreFilter(_)
+            | Self::WeightedScoreFilter(_) => None,
         }
     }
 }
@@ -169,6 +231,11 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::DiversityMetrics(config) => config,
+            Self::SelectorPool(config) => config,
+            Self::GradientValueSelect(config) => config,
+            Self::ScoreFilter(config) => config,
+            Self::WeightedScoreFilter(config) => config,
         }
     }
 }

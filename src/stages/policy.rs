@@ -164,15 +164,12 @@ pub enum Budget {
 pub const KEEP_FRACTION: Field = optional(
     "keep_fraction",
     Shape::Float { min: 0.0, max: 1.0, exclusive: true },
-    "The share of the rows to keep, above 0 and at most 1. Exactly one of `keep_fraction` and `keep_rows` is given.",
+    "The share of the rows to keep, above 0 and at most 1. Exactly one of the keys `keep_` is given.",
 );
 
 /// The key `keep_rows`.
-pub const KEEP_ROWS: Field = optional(
-    "keep_rows",
-    Shape::Int { min: 1, max: i64::MAX },
-    "The number of rows to keep. Exactly one of `keep_fraction` and `keep_rows` is given.",
-);
+pub const KEEP_ROWS: Field =
+    optional("keep_rows", Shape::Int { min: 1, max: i64::MAX }, "The number of rows to keep. Exactly one of the keys `keep_` is given.");
 
 impl Budget {
     /// Reads `keep_fraction` or `keep_rows`; both or neither is a problem.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::columns::{Detail, Drop, Drops};
-use super::policy::{self, Budget, Clusters, OnBadVector};
-use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
+use super::columns::{Drop, Drops};
+use super::policy::{self, Clusters, OnBadVector};
+use super::quota::{self, Quota, Sized, Tally, noted, noting};
+use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use super::vectors::{Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -16,14 +17,14 @@ use crate::engine::{Engine, spawn};
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
-use crate::select::{self, prototypes};
+use crate::select::prototypes;
 use crate::vector::{Cells, KMeans, Training};
 
 /// `prototypes: {...}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrototypesConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// Number of clusters; `auto` is the square root of the number of rows.
@@ -42,6 +43,11 @@ pub struct PrototypesConfig {
 pub const FIELDS: &[Field] = &[
     policy::KEEP_FRACTION,
     policy::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted("k", Clusters::SHAPE, Presence::Text("auto"), "Number of clusters; `auto` is the square root of the number of rows."),
     defaulted(
@@ -59,7 +65,7 @@ impl PrototypesConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             k: Clusters::read(fields),
             balance: fields.float("balance").unwrap_or_default(),
@@ -86,7 +92,7 @@ impl PrototypesConfig {
     pub fn canonical(&self) -> Value {
         json!({
             "balance": self.balance,
-            "budget": self.budget.canonical(),
+            "budget": self.quota.canonical(),
             "iterations": self.iterations,
             "k": self.k.canonical(),
             "on_bad_vector": self.on_bad_vector.word(),
@@ -108,8 +114,22 @@ impl Stage for PrototypesConfig {
         Self::canonical(self)
     }
 
+    fn scanned(&self) -> Option<Value> {
+        self.quota.carried()
+    }
+
     fn shape(&self) -> StageShape {
         StageShape::Barrier
+    }
+
+    fn needs(&self, _: &Roles) -> Needs {
+        let mut needs = Needs::default();
+        self.quota.add_needs(&mut needs);
+        needs
+    }
+
+    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        self.quota.carry(cx, None)
     }
 
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
@@ -128,30 +148,35 @@ impl Barrier for Prototypes {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
-            let gathered = gather(engine, input, trained_rows).await?;
-            let (drops, report) = spawn::blocking("selecting prototypes", move || self.decide(&gathered)).await?;
+            let tally = Tally::try_new(engine, &self.config.quota, &input.sources)?;
+            let (stream, sized) = noting(tally, input.stream);
+            let gathered = gather(engine, Narrow { stream, ..input }, trained_rows).await?;
+            let decide = move || self.decide(&gathered, &noted(&sized));
+            let (drops, report) = spawn::blocking("selecting prototypes", decide).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })
         })
     }
 }
 
 impl Prototypes {
-    fn decide(&self, gathered: &Gathered) -> Result<(Drops, Map<String, Value>)> {
+    fn decide(&self, gathered: &Gathered, sized: &Sized) -> Result<(Drops, Map<String, Value>)> {
         let config = &self.config;
         let rows = gathered.rows.len();
         let mut report = Map::new();
         let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
-        let bad_kept = if config.on_bad_vector == OnBadVector::Keep { gathered.bad.len() } else { 0 };
         // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
-        let budget = match config.budget {
-            Budget::Fraction(fraction) => select::Budget::Fraction(fraction),
-            Budget::Rows(rows) => select::Budget::Rows(rows),
-        };
-        let keep = budget.of(rows + gathered.bad.len()).saturating_sub(bad_kept).min(rows);
-        report.insert("budget".into(), json!(keep));
-        let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows - keep)?;
+        let mut budgets = sized.tally().budgets();
+        let mut used = 0;
+        if config.on_bad_vector == OnBadVector::Keep {
+            for (row, _) in &gathered.bad {
+                let (group, size) = sized.of(*row)?;
+                budgets[group] = budgets[group].saturating_sub(size);
+            }
+        }
+        let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows)?;
         bad.for_each(|drop| drops.push(drop));
         if rows == 0 {
+            sized.tally().report(&budgets, used, &mut report);
             return Ok((drops, report));
         }
         let source = gathered.vectors.source();
@@ -161,14 +186,26 @@ impl Prototypes {
         let cells = cells.owns();
         let distances: Vec<f64> = similarities.iter().map(|similarity| 1.0 - similarity).collect();
         let cell_count = model.centroids().rows();
-        let kept = prototypes::select(&cells, cell_count, &distances, keep, config.balance);
-        let mut order: Vec<u32> = (0..rows as u32).collect();
-        order.sort_by(|a, b| distances[*b as usize].total_cmp(&distances[*a as usize]));
-        for (rank, row) in order.into_iter().map(|row| row as usize).enumerate().filter(|(_, row)| !kept[*row]) {
-            let detail = Detail::Rank { budget: keep as u64, rank: rank as u64 + 1, cell: Some(cells[row]) };
-            let score = Some(distances[row]);
-            drops.push(Drop { row: gathered.rows[row], reason: "not_selected", kept: None, score, detail });
+        let (groups, sizes): (Vec<usize>, Vec<u64>) =
+            gathered.rows.iter().map(|row| sized.of(*row)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let mut members = vec![Vec::new(); budgets.len()];
+        for (row, group) in groups.into_iter().enumerate() {
+            members[group].push(row);
         }
+        for (members, budget) in members.iter().zip(&budgets) {
+            let of = |values: &[f64]| members.iter().map(|row| values[*row]).collect::<Vec<_>>();
+            let (own_cells, own_distances): (Vec<u32>, _) = (members.iter().map(|row| cells[*row]).collect(), of(&distances));
+            let own_sizes: Vec<u64> = members.iter().map(|row| sizes[*row]).collect();
+            let order = prototypes::order(&own_distances);
+            let kept = prototypes::select(&own_cells, cell_count, &order, &own_sizes, *budget, config.balance);
+            used += own_sizes.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(size, _)| size).sum::<u64>();
+            for (rank, place) in order.into_iter().map(|place| place as usize).enumerate().filter(|(_, place)| !kept[*place]) {
+                let (row, rank) = (members[place], rank as u64 + 1);
+                let detail = config.quota.detail(*budget, rank, Some(cells[row]));
+                drops.push(Drop { row: gathered.rows[row], reason: "not_selected", kept: None, score: Some(distances[row]), detail });
+            }
+        }
+        sized.tally().report(&budgets, used, &mut report);
         report.insert("cells".into(), json!(cell_count));
         Ok((drops, report))
     }

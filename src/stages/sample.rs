@@ -6,42 +6,61 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter;
 use arrow::datatypes::Fields as ArrowFields;
 use futures::future::BoxFuture;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::columns::{Detail, Drop, drop_batch, numbers, row_schema};
+use super::columns::{numbers, row_schema};
 use super::draw::{self, Draw};
-use super::policy::{self, Budget};
-use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, drop_fields};
+use super::policy;
+use super::quota::{self, Amount, Quota};
+use super::ranked::{self, Bounds, Ranking};
+use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use crate::declare::{Field, Fields};
 use crate::diagnostic::Diagnostics;
-use crate::engine::sort::{SortKey, sort};
-use crate::engine::{Engine, map};
+use crate::engine::Engine;
+use crate::engine::sort::SortKey;
 use crate::error::{Context as _, Kind, Result};
 use crate::ids::StageId;
 use crate::random;
 
-/// `sample: {keep_fraction | keep_rows, seed}`.
+/// `sample: {keep_fraction | keep_rows | keep_bytes | keep_tokens, group, per_source, allocation, seed}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampleConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// Keys the hash of each row; default 1234.
     pub seed: u64,
 }
 
 /// The keys of `sample`.
-pub const FIELDS: &[Field] = &[policy::KEEP_FRACTION, policy::KEEP_ROWS, policy::SEED];
+pub const FIELDS: &[Field] = &[
+    policy::KEEP_FRACTION,
+    policy::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
+    policy::SEED,
+];
 
 impl SampleConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
-        Self { budget: Budget::read(fields, out), seed: policy::read_seed(fields) }
+        Self { quota: Quota::read(fields, out), seed: policy::read_seed(fields) }
+    }
+
+    /// The share that each row is kept by for itself; `None` where rows are ranked.
+    fn share(&self) -> Option<f64> {
+        match self.quota.amount {
+            Amount::Fraction(fraction) if !self.quota.grouped() => Some(fraction),
+            _ => None,
+        }
     }
 
     /// All that can change the stage's result, with defaults filled in and keys sorted.
     #[must_use]
     pub fn canonical(&self) -> Value {
-        json!({"keep": self.budget.canonical(), "seed": self.seed})
+        json!({"keep": self.quota.canonical(), "seed": self.seed})
     }
 }
 
@@ -59,35 +78,34 @@ impl Stage for SampleConfig {
     }
 
     fn scanned(&self) -> Option<Value> {
-        Some(match self.budget {
-            Budget::Fraction(_) => Self::canonical(self),
-            Budget::Rows(_) => json!({"seed": self.seed}),
+        Some(match self.share() {
+            Some(_) => Self::canonical(self),
+            None => json!({"carried": self.quota.carried(), "seed": self.seed}),
         })
     }
 
     fn shape(&self) -> StageShape {
-        match self.budget {
-            Budget::Fraction(_) => StageShape::RowLocal,
-            Budget::Rows(_) => StageShape::Barrier,
-        }
+        if self.share().is_some() { StageShape::RowLocal } else { StageShape::Barrier }
     }
 
     fn needs(&self, roles: &Roles) -> Needs {
-        draw::needs(roles)
+        let mut needs = draw::needs(roles);
+        self.quota.add_needs(&mut needs);
+        needs
     }
 
     fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
         let draw = Draw::try_new(cx, self.seed)?;
-        Ok(Some(match self.budget {
-            Budget::Fraction(fraction) => Box::new(Share { draw, fraction }),
-            Budget::Rows(_) => Box::new(draw),
-        }))
+        match self.share() {
+            Some(fraction) => Ok(Some(Box::new(Share { draw, fraction }))),
+            None => self.quota.carry(cx, Some(Box::new(draw))),
+        }
     }
 
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
-        match self.budget {
-            Budget::Fraction(_) => None,
-            Budget::Rows(rows) => Some(Box::new(Smallest { rows })),
+        match self.share() {
+            Some(_) => None,
+            None => Some(Box::new(Smallest { quota: self.quota.clone() })),
         }
     }
 }
@@ -115,32 +133,15 @@ impl RowLocal for Share {
 /// Keeps the rows with the smallest draws.
 #[derive(Debug)]
 struct Smallest {
-    rows: u64,
+    quota: Quota,
 }
 
 impl Barrier for Smallest {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
-            let sorted = sort(engine, input.stream, &[SortKey::ascending(draw::COLUMN), SortKey::ascending(ROW_ID)])?;
-            let mut rank = 0_u64;
-            let budget = self.rows;
-            let left_out = map(sorted, drop_fields(), move |batch| {
-                let mut drops = Vec::new();
-                for row in numbers(&batch, ROW_ID)?.values() {
-                    rank += 1;
-                    if rank > budget {
-                        let detail = Detail::Rank { budget, rank, cell: None };
-                        drops.push(Drop { row: *row, reason: "not_selected", kept: None, score: None, detail });
-                    }
-                }
-                drop_batch(&drops)
-            });
-            Ok(Outcome {
-                drops: sort(engine, left_out, &[SortKey::ascending(ROW_ID)])?,
-                report: Map::new(),
-                tables: Vec::new(),
-                frozen: None,
-            })
+            let order = SortKey::ascending(draw::COLUMN);
+            let ranking = Ranking { order, bounds: Bounds::default(), quota: Some(self.quota), counted: Vec::new() };
+            ranked::select(engine, input, ranking).await
         })
     }
 }

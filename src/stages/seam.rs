@@ -184,6 +184,8 @@ pub struct Narrow {
     pub dimensions: usize,
     /// The source of each shard, by the shard's ordinal.
     pub sources: Vec<usize>,
+    /// The ids of the sources.
+    pub source_names: Vec<String>,
     /// The rows themselves, for a barrier that must see more of some of them.
     pub named: Arc<dyn NamedRows>,
 }

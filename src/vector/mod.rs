@@ -11,6 +11,7 @@ pub mod bound;
 pub mod cca;
 pub mod cells;
 pub mod dimensions;
+pub mod diversity;
 pub mod dot;
 pub mod double;
 pub mod eigen;

@@ -8,8 +8,10 @@
 
 mod architecture;
 mod branches;
+mod budgets;
 mod columns;
 mod dedup;
+mod diversity;
 mod doctor;
 mod embed_onnxruntime;
 mod faults;
@@ -25,6 +27,7 @@ mod quarantine;
 mod reliability;
 mod row_local;
 mod run;
+mod scores;
 mod semantic_rules;
 mod sketches;
 mod state;

@@ -8,11 +8,19 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
+use trommel::select::weighted::Scale;
+use trommel::stages::gradient_value_select::Mode;
 use trommel::stages::policy::Normalize;
 use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
+use trommel::stages::quota::{Amount, Quota};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
+use trommel::stages::selector_pool;
 use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
-use trommel::stages::{ExactDedupConfig, FilterConfig, SampleConfig, SemanticDedupConfig};
+use trommel::stages::weighted_score_filter::{Criterion, OnMissing};
+use trommel::stages::{
+    ExactDedupConfig, FilterConfig, GradientValueSelectConfig, SampleConfig, ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig,
+    WeightedScoreFilterConfig,
+};
 
 /// One row: id, text, number, score.
 type Row = (Option<String>, Option<String>, Option<i64>, Option<f64>);
@@ -58,10 +66,18 @@ fn semantic(keep: Keep) -> Box<dyn Stage> {
     })
 }
 
+fn weighted(on_missing: OnMissing, quota: Option<Quota>) -> Box<dyn Stage> {
+    let criterion = |column: &str, weight| Criterion { column: column.to_owned(), weight };
+    let scale = Scale { from: [0.0, 1.0], to: [1.0, 5.0] };
+    let criteria = vec![criterion("n", 1.0), criterion("score", 2.0)];
+    Box::new(WeightedScoreFilterConfig { criteria, scale, min: Some(1.0), quota, report: Vec::new(), on_missing })
+}
+
 /// A stage for every operator that there is, and for what its configuration changes in it.
 fn stages() -> Vec<Box<dyn Stage>> {
     let filter = |predicate: &str| -> Box<dyn Stage> { Box::new(FilterConfig { predicate: predicate.to_owned() }) };
-    let sample = |budget| -> Box<dyn Stage> { Box::new(SampleConfig { budget, seed: 3 }) };
+    let quota = |amount, group: Option<&str>| Quota { amount, group: group.map(str::to_owned), ..Quota::rows(0) };
+    let sample = |amount, group| -> Box<dyn Stage> { Box::new(SampleConfig { quota: quota(amount, group), seed: 3 }) };
     let by = |column: &str, order| Keep::By { column: column.to_owned(), order };
     let all = [Normalize::Nfkc, Normalize::Lowercase, Normalize::StripPunctuation, Normalize::CollapseWhitespace];
     vec![
@@ -69,8 +85,11 @@ fn stages() -> Vec<Box<dyn Stage>> {
         filter("n % 7 <> 3 or (score > 0 and text like 'a%')"),
         filter("regexp_like(text, '^[a-c]') is not false"),
         filter("true"),
-        sample(Budget::Fraction(0.5)),
-        sample(Budget::Rows(7)),
+        sample(Amount::Fraction(0.5), None),
+        sample(Amount::Rows(7), None),
+        sample(Amount::Fraction(0.5), Some("n")),
+        sample(Amount::Bytes(70), None),
+        sample(Amount::Tokens(70), Some("text")),
         exact(&["text"], &[], Keep::First),
         exact(&["text"], &all, Keep::Last),
         exact(&["text", "n"], &[Normalize::Nfc], Keep::Longest),
@@ -80,6 +99,42 @@ fn stages() -> Vec<Box<dyn Stage>> {
         semantic(by("n", Order::Ascending)),
         semantic(by("text", Order::Descending)),
         semantic(Keep::Random),
+        Box::new(ScoreFilterConfig { column: "score".into(), order: Order::Ascending, min: None, max: Some(1.0), quota: None }),
+        Box::new(ScoreFilterConfig {
+            column: "n".into(),
+            order: Order::Descending,
+            min: None,
+            max: None,
+            quota: Some(quota(Amount::Tokens(9), Some("score"))),
+        }),
+        Box::new(GradientValueSelectConfig {
+            task: "text".into(),
+            gradient_norm: "score".into(),
+            budget: Budget::Rows(3),
+            embedding: None,
+            inverse_temperature: 0.5,
+            mode: Mode::Sample,
+            oversample: false,
+            exclude_tasks: Vec::new(),
+            seed: 4,
+            on_bad_vector: OnBadVector::Keep,
+        }),
+        Box::new(SelectorPoolConfig {
+            scores: vec!["n".into(), "score".into()],
+            budget: Budget::Rows(3),
+            embedding: None,
+            k: Clusters::Auto,
+            allocation: selector_pool::Allocation::ScoreStd,
+            weigh_by: Some("n".into()),
+            pick: selector_pool::Pick::Ccs,
+            bins: 50,
+            trim: 0.05,
+            iterations: 20,
+            seed: 4,
+            on_bad_vector: OnBadVector::Keep,
+        }),
+        weighted(OnMissing::Drop, None),
+        weighted(OnMissing::Renormalize, Some(quota(Amount::Rows(9), Some("text")))),
     ]
 }
 
@@ -145,7 +200,8 @@ fn a_row_without_an_id_is_refused_where_the_footer_denied_it() {
     let whole = batch(&[(None, Some("t".into()), None, None), (Some("i".into()), None, None, None)], &DataType::Utf8);
     let (schema, id) = (whole.schema(), StageId::new("s"));
     let roles = Roles { text: Some("body".into()), id: Some("id".into()) };
-    for stage in [SampleConfig { budget: Budget::Rows(7), seed: 3 }, SampleConfig { budget: Budget::Fraction(0.5), seed: 3 }] {
+    for amount in [Amount::Rows(7), Amount::Fraction(0.5)] {
+        let stage = SampleConfig { quota: Quota { amount, ..Quota::rows(0) }, seed: 3 };
         let build = |whole| stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema, whole }).unwrap().unwrap();
         let error = build(false).apply(&whole).unwrap_err();
         assert!(error.report().contains("the shard's footer says that each has one"), "{}", error.report());

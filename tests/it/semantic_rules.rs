@@ -335,7 +335,7 @@ fn prototypes_keep_the_ring() {
     let vectors = unit(&points.iter().map(<[f64; 3]>::as_slice).collect::<Vec<_>>());
     let (clusters, cosines) = cells(&vectors, 2);
     let distances: Vec<f64> = cosines.iter().map(|cosine| 1.0 - cosine).collect();
-    let selected = prototypes::select(&clusters, 2, &distances, 200, 0.0);
+    let selected = prototypes::select(&clusters, 2, &prototypes::order(&distances), &[1; 400], 200, 0.0);
     assert!(selected.iter().enumerate().all(|(row, kept)| *kept == (row % 2 == 1)));
 }
 
@@ -354,11 +354,12 @@ fn survivors_are_clustered_again() {
     let again = Vectors::try_new(data, 3).unwrap();
     let (before, after) = (fit(&vectors), fit(&again));
     assert!(similarity(before.centroids().row(0), after.centroids().row(0)) < 0.9999);
-    let select = |model: &KMeans, keep: usize| {
+    let select = |model: &KMeans, keep: u64| {
         let (clusters, cosines) = model.assign(again.matrix());
-        prototypes::select(&clusters, 1, &cosines.iter().map(|cosine| 1.0 - cosine).collect::<Vec<_>>(), keep, 0.0)
+        let distances: Vec<f64> = cosines.iter().map(|cosine| 1.0 - cosine).collect();
+        prototypes::select(&clusters, 1, &prototypes::order(&distances), &vec![1; clusters.len()], keep, 0.0)
     };
     assert_ne!(select(&before, 100), select(&after, 100));
-    assert!(select(&after, again.rows()).iter().all(|kept| *kept));
+    assert!(select(&after, again.rows() as u64).iter().all(|kept| *kept));
     assert_eq!(kept(&decide(&again, &rows(&again), Rule::Star, &[strict(0.0)])[0]).len(), again.rows());
 }

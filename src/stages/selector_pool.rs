@@ -1,0 +1,404 @@
+//! `selector_pool`: in each cluster, the one of several scores that tells its rows apart chooses what is kept (Adapt-infinity,
+//! Maharana et al. 2024).
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::{Map, Value, json};
+
+use super::carry::{CarryNumbers, together};
+use super::columns::{Detail, Drop, Drops};
+use super::draw::{self, Draw};
+use super::noted::{self, Numbers};
+use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::vectors::{Gathered, gather};
+use crate::declare::shape::{defaulted, optional, required};
+use crate::declare::{Field, Fields, Presence, Shape};
+use crate::diagnostic::Diagnostics;
+use crate::engine::{Engine, spawn};
+use crate::error::{Error, Result};
+use crate::ids::StageId;
+use crate::random::Random;
+use crate::select::{self, allocation, coverage};
+use crate::vector::{Cells, KMeans, Training, similarity};
+use crate::words;
+
+words! {
+    /// How a budget is divided among clusters.
+    pub enum Allocation {
+        /// Each cluster gets the same number of rows; what small ones cannot use goes to the others.
+        Balanced = "balanced",
+        /// In proportion to the standard deviation of a score in the cluster.
+        ScoreStd = "score_std",
+        /// In proportion to how wide a cluster is and how far it lies from the others.
+        Density = "density",
+    }
+}
+
+words! {
+    /// How rows are picked by the score that a cluster chose.
+    pub enum Pick {
+        /// Coverage-centric sampling: strata of the score get equal parts.
+        Ccs = "ccs",
+        /// The rows in the middle of the ranking.
+        Middle = "middle",
+        /// The rows of lowest score.
+        Lowest = "lowest",
+        /// Rows drawn at random, whatever their score.
+        Random = "random",
+    }
+}
+
+/// `selector_pool: {scores, keep_..., k, allocation, weigh_by, pick, bins, trim, ...}`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelectorPoolConfig {
+    /// The columns of scores, from which each cluster chooses one.
+    pub scores: Vec<String>,
+    /// How much is kept of all rows.
+    pub budget: Budget,
+    /// The stage that makes the vectors that are clustered, such as gradients; default the nearest above.
+    pub embedding: Option<StageId>,
+    /// Number of clusters; `auto`, the default, is 10, as released.
+    pub k: Clusters,
+    /// How the budget is divided among clusters; default `balanced`.
+    pub allocation: Allocation,
+    /// The column of the score whose deviations weigh, under `score_std`.
+    pub weigh_by: Option<String>,
+    /// How rows are picked; default `ccs`.
+    pub pick: Pick,
+    /// Bins of the histograms and strata of the sampling; default 50.
+    pub bins: usize,
+    /// The share of a cluster's rows that `ccs` leaves out at either end of the score; default 0.05.
+    pub trim: f64,
+    /// k-means iterations at most; default 20.
+    pub iterations: u32,
+    /// Seed of k-means and of the draws; default 1234.
+    pub seed: u64,
+    /// What becomes of a row with a bad vector; default: kept and never compared.
+    pub on_bad_vector: OnBadVector,
+}
+
+/// Clusters where nothing is said.
+const K: u32 = 10;
+
+/// The keys of `selector_pool`.
+pub const FIELDS: &[Field] = &[
+    required(
+        "scores",
+        Shape::List(&Shape::Text),
+        "Columns of numbers, such as perplexity, EL2N or gradient norms. In each cluster the one of greatest entropy chooses; a row without that one is not kept.",
+    ),
+    policy::KEEP_FRACTION,
+    policy::KEEP_ROWS,
+    policy::EMBEDDING,
+    defaulted("k", Clusters::SHAPE, Presence::Text("auto"), "Number of clusters; `auto` is 10."),
+    defaulted(
+        "allocation",
+        Shape::Choice(Allocation::WORDS),
+        Presence::Text("balanced"),
+        "How the budget is divided among clusters: the same number each (`balanced`), by the deviation of a score (`score_std`), or by how wide and how far apart they are (`density`). The parts add up exactly.",
+    ),
+    optional("weigh_by", Shape::Text, "The column whose standard deviation in a cluster weighs; for `allocation: score_std` alone."),
+    defaulted(
+        "pick",
+        Shape::Choice(Pick::WORDS),
+        Presence::Text("ccs"),
+        "Which rows of a cluster are kept: coverage-centric sampling of the score (`ccs`), the `middle` or the `lowest` of its ranking, or `random` ones.",
+    ),
+    defaulted(
+        "bins",
+        Shape::Int { min: 2, max: 10_000 },
+        Presence::Int(50),
+        "Bins of the histograms whose entropy is taken, and strata of `ccs`.",
+    ),
+    defaulted(
+        "trim",
+        Shape::Float { min: 0.0, max: 0.49, exclusive: false },
+        Presence::Float(0.05),
+        "The share of a cluster's rows that `ccs` leaves out at either end of the score.",
+    ),
+    policy::ITERATIONS,
+    policy::SEED,
+    policy::ON_BAD_VECTOR,
+];
+
+impl SelectorPoolConfig {
+    /// Reads the checked map.
+    pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
+        let scores = fields.texts("scores");
+        fields.refuse_repeats(out, "scores", &scores);
+        if fields.is_empty_list("scores") {
+            fields.problem(out, "scores", "no score is named", Some("name at least one, such as `scores: [perplexity]`".into()));
+        }
+        let allocation = fields.text("allocation").and_then(|word| Allocation::from_word(&word)).unwrap_or(Allocation::Balanced);
+        let weigh_by = fields.text("weigh_by");
+        match (allocation, fields.has("weigh_by")) {
+            (Allocation::ScoreStd, false) => {
+                let hint = Some("name the column, such as `weigh_by: el2n`".to_owned());
+                fields.problem(out, "allocation", "nothing says whose deviations weigh", hint);
+            }
+            (Allocation::Balanced | Allocation::Density, true) => {
+                let hint = Some("remove it, or write `allocation: score_std`".to_owned());
+                fields.problem(out, "weigh_by", "`weigh_by` has no meaning under this allocation", hint);
+            }
+            _ => {}
+        }
+        let pick = fields.text("pick").and_then(|word| Pick::from_word(&word)).unwrap_or(Pick::Ccs);
+        if pick != Pick::Ccs && fields.has("trim") {
+            fields.problem(out, "trim", "`trim` has no meaning but under `pick: ccs`", Some("remove it".into()));
+        }
+        Self {
+            scores,
+            budget: Budget::read(fields, out),
+            embedding: fields.text("embedding").map(StageId::new),
+            k: Clusters::read(fields),
+            allocation,
+            weigh_by,
+            pick,
+            bins: fields.int("bins").and_then(|bins| usize::try_from(bins).ok()).unwrap_or(2),
+            trim: fields.float("trim").unwrap_or_default(),
+            iterations: policy::read_iterations(fields),
+            seed: policy::read_seed(fields),
+            on_bad_vector: policy::read_on_bad_vector(fields),
+        }
+    }
+
+    /// All that can change the stage's result, with defaults filled in and keys sorted. The embedding is named by the graph.
+    #[must_use]
+    pub fn canonical(&self) -> Value {
+        json!({
+            "allocation": self.allocation.word(),
+            "bins": self.bins,
+            "iterations": self.iterations,
+            "k": self.k.canonical(),
+            "keep": self.budget.canonical(),
+            "on_bad_vector": self.on_bad_vector.word(),
+            "pick": self.pick.word(),
+            "scores": self.scores,
+            "seed": self.seed,
+            "trim": self.trim,
+            "weigh_by": self.weigh_by,
+        })
+    }
+
+    fn clusters(&self, rows: usize) -> usize {
+        let k = match self.k {
+            Clusters::Fixed(k) => k,
+            Clusters::Auto => K,
+        };
+        (k as usize).clamp(1, rows.max(1))
+    }
+
+    fn training(&self) -> Training {
+        Training::thorough(self.iterations as usize)
+    }
+
+    /// The columns that are noted, the scores first, and their narrow names.
+    fn numbers(&self) -> Vec<(&str, String)> {
+        self.scores.iter().chain(&self.weigh_by).enumerate().map(|(place, name)| (name.as_str(), format!("score_{place}"))).collect()
+    }
+}
+
+impl Stage for SelectorPoolConfig {
+    fn kind(&self) -> &'static str {
+        "selector_pool"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn canonical(&self) -> Value {
+        Self::canonical(self)
+    }
+
+    fn scanned(&self) -> Option<Value> {
+        Some(json!({"scores": self.scores, "seed": self.seed, "weigh_by": self.weigh_by}))
+    }
+
+    fn shape(&self) -> StageShape {
+        StageShape::Barrier
+    }
+
+    fn needs(&self, roles: &Roles) -> Needs {
+        let mut needs = draw::needs(roles);
+        needs.columns.extend(self.numbers().into_iter().map(|(name, _)| name.to_owned()));
+        needs
+    }
+
+    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        let draws = Draw::try_new(cx, self.seed)?;
+        Ok(Some(together(Box::new(draws), Box::new(CarryNumbers::try_new(cx, &self.numbers())?))))
+    }
+
+    fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
+        Some(Box::new(SelectorPool { config: self.clone(), stage: stage.clone() }))
+    }
+}
+
+/// Clusters the rows, and lets each cluster choose its score.
+#[derive(Debug)]
+struct SelectorPool {
+    config: SelectorPoolConfig,
+    stage: StageId,
+}
+
+impl Barrier for SelectorPool {
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
+        Box::pin(async move {
+            let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
+            let names = self.config.numbers().into_iter().map(|(_, name)| name).collect();
+            let (stream, numbers) = noted::noting(engine, input.stream, names)?;
+            let gathered = gather(engine, Narrow { stream, ..input }, trained_rows).await?;
+            let decide = move || self.decide(&gathered, &noted::taken(&numbers));
+            let (drops, report) = spawn::blocking("choosing selectors", decide).await?;
+            Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })
+        })
+    }
+}
+
+/// Clusters that the report tells of.
+const TOLD_CLUSTERS: usize = 100;
+
+/// A cluster, and the score that it chose.
+struct Cluster {
+    /// Places of its rows.
+    rows: Vec<usize>,
+    /// Those that have the score, and the score.
+    scored: Vec<(usize, f64)>,
+    chosen: usize,
+    entropy: f64,
+}
+
+impl SelectorPool {
+    /// The score of greatest entropy among the rows of a cluster, the first of equal ones.
+    fn choose(&self, rows: Vec<usize>, scores: &[Vec<Option<f64>>]) -> Cluster {
+        let of = |score: &[Option<f64>]| rows.iter().filter_map(|row| Some((*row, score[*row]?))).collect::<Vec<_>>();
+        let mut best: Option<(Vec<(usize, f64)>, usize, f64)> = None;
+        for (place, score) in scores.iter().take(self.config.scores.len()).enumerate() {
+            let scored = of(score);
+            let entropy = coverage::entropy(&scored.iter().map(|(_, score)| *score).collect::<Vec<_>>(), self.config.bins);
+            if best.as_ref().is_none_or(|(.., most)| entropy > *most) {
+                best = Some((scored, place, entropy));
+            }
+        }
+        let (scored, chosen, entropy) = best.unwrap_or_default();
+        Cluster { rows, scored, chosen, entropy }
+    }
+
+    /// How many rows of a cluster can be kept.
+    fn capacity(&self, cluster: &Cluster) -> u64 {
+        let rows = match self.config.pick {
+            Pick::Ccs => coverage::capacity(cluster.scored.len(), self.config.trim),
+            Pick::Middle | Pick::Lowest | Pick::Random => cluster.scored.len(),
+        };
+        rows as u64
+    }
+
+    /// What a cluster weighs when the budget is divided.
+    fn weights(&self, clusters: &[Cluster], model: &KMeans, distances: &[f64], scores: &[Vec<Option<f64>>]) -> Vec<f64> {
+        let mean = |values: &[f64]| coverage::moments(values).0;
+        let centroids = model.centroids();
+        let weight = |(place, cluster): (usize, &Cluster)| match self.config.allocation {
+            Allocation::Balanced => 1.0,
+            Allocation::ScoreStd => {
+                let of = scores.last().map_or(&[][..], Vec::as_slice);
+                coverage::moments(&cluster.rows.iter().filter_map(|row| of[*row]).collect::<Vec<_>>()).1
+            }
+            Allocation::Density => {
+                let others = (0..centroids.rows()).filter(|other| *other != place);
+                let apart: Vec<f64> = others.map(|other| 1.0 - similarity(centroids.row(place), centroids.row(other))).collect();
+                let own: Vec<f64> = cluster.rows.iter().map(|row| distances[*row].max(0.0)).collect();
+                mean(&own) * if apart.is_empty() { 1.0 } else { mean(&apart).max(0.0) }
+            }
+        };
+        clusters.iter().enumerate().map(weight).collect()
+    }
+
+    /// The places of the rows of a cluster that are kept.
+    fn pick(&self, cluster: &Cluster, draws: &[u64], budget: u64) -> Vec<usize> {
+        let (mut rows, scores): (Vec<usize>, Vec<f64>) = cluster.scored.iter().copied().unzip();
+        let own: Vec<u64> = rows.iter().map(|row| draws[*row]).collect();
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX).min(rows.len());
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then((own[*a], *a).cmp(&(own[*b], *b))));
+        let places = match self.config.pick {
+            Pick::Ccs => coverage::sample(&scores, &own, budget as u64, self.config.bins, self.config.trim),
+            Pick::Middle => {
+                let from = (order.len() - budget) / 2;
+                order[from..from + budget].to_vec()
+            }
+            Pick::Lowest => order[..budget].to_vec(),
+            Pick::Random => {
+                order.sort_unstable_by_key(|place| (own[*place], *place));
+                order[..budget].to_vec()
+            }
+        };
+        rows = places.into_iter().map(|place| rows[place]).collect();
+        rows
+    }
+
+    fn decide(&self, gathered: &Gathered, numbers: &Numbers) -> Result<(Drops, Map<String, Value>)> {
+        let config = &self.config;
+        let rows = gathered.rows.len();
+        let mut report = Map::new();
+        let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
+        let bad_kept = if config.on_bad_vector == OnBadVector::Keep { gathered.bad.len() } else { 0 };
+        let budget = match config.budget {
+            Budget::Fraction(fraction) => select::Budget::Fraction(fraction),
+            Budget::Rows(rows) => select::Budget::Rows(rows),
+        };
+        // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
+        let keep = budget.of(rows + gathered.bad.len()).saturating_sub(bad_kept);
+        report.insert("budget".into(), json!(keep));
+        let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows)?;
+        bad.for_each(|drop| drops.push(drop));
+        if rows == 0 {
+            return Ok((drops, report));
+        }
+        let source = gathered.vectors.source();
+        let random = Random::new(config.seed, self.stage.as_str());
+        let model = KMeans::fit_to(source, config.clusters(rows), &config.training(), &random)?;
+        let (cells, similarities) = Cells::nearest(source, &model, 1, f64::NEG_INFINITY)?;
+        let distances: Vec<f64> = similarities.iter().map(|similarity| 1.0 - similarity).collect();
+        let scores: Vec<Vec<Option<f64>>> =
+            (0..config.numbers().len()).map(|column| numbers.of(column, &gathered.rows)).collect::<Result<_>>()?;
+        let mut members = vec![Vec::new(); model.centroids().rows()];
+        for (row, cell) in cells.owns().into_iter().enumerate() {
+            members[cell as usize].push(row);
+        }
+        let clusters: Vec<Cluster> = members.into_iter().map(|rows| self.choose(rows, &scores)).collect();
+        let capacities: Vec<u64> = clusters.iter().map(|cluster| self.capacity(cluster)).collect();
+        let weights = self.weights(&clusters, &model, &distances, &scores);
+        let budgets = allocation::divide(&capacities, &weights, keep as u64);
+        if gathered.draws.len() != rows {
+            return Err(Error::internal("rows that were not drawn"));
+        }
+        let mut told = Vec::new();
+        for (cell, (cluster, budget)) in clusters.iter().zip(&budgets).enumerate() {
+            let picked = self.pick(cluster, &gathered.draws, *budget);
+            let mut kept = picked;
+            kept.sort_unstable();
+            // The rank is that of the chosen score, highest first; rows without it come last.
+            let score = |row: usize| scores[cluster.chosen][row];
+            let mut order = cluster.rows.clone();
+            order.sort_by(|a, b| {
+                let key = |row: usize| score(row).unwrap_or(f64::NEG_INFINITY);
+                key(*b).total_cmp(&key(*a)).then(a.cmp(b))
+            });
+            for (rank, row) in order.into_iter().enumerate().filter(|(_, row)| kept.binary_search(row).is_err()) {
+                let detail = Detail::Rank { budget: *budget, rank: rank as u64 + 1, cell: Some(cell as u32) };
+                drops.push(Drop { row: gathered.rows[row], reason: "not_selected", kept: None, score: score(row), detail });
+            }
+            if cell < TOLD_CLUSTERS {
+                let (name, entropy) = (&config.scores[cluster.chosen], (cluster.entropy * 1e4).round() / 1e4);
+                told.push(json!({"budget": budget, "cell": cell, "entropy": entropy, "rows": cluster.rows.len(), "score": name}));
+            }
+        }
+        report.insert("used".into(), json!(budgets.iter().sum::<u64>()));
+        report.insert("clusters".into(), json!(told));
+        report.insert("cells".into(), json!(clusters.len()));
+        Ok((drops, report))
+    }
+}
