@@ -122,6 +122,7 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::ExactDedup(_)
         | StageConfig::MinhashDedup(_)
         | StageConfig::SemanticDedup(_)
+        | StageConfig::KCenter(_)
         | StageConfig::Prototypes(_) => "filtered",
     }
 }

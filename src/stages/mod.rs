@@ -16,12 +16,14 @@ pub mod exact_dedup;
 pub mod filter;
 mod fitting;
 mod incumbents;
+pub mod k_center;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 pub mod policy;
 pub mod prototypes;
 pub mod sample;
 pub mod seam;
+mod selecting;
 pub mod semantic_dedup;
 mod vectors;
 
@@ -31,6 +33,7 @@ pub use embed::EmbedConfig;
 pub use embedding_whitening::EmbeddingWhiteningConfig;
 pub use exact_dedup::ExactDedupConfig;
 pub use filter::FilterConfig;
+pub use k_center::KCenterConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
@@ -60,6 +63,8 @@ pub enum StageConfig {
     SemanticDedup(SemanticDedupConfig),
     /// `prototypes`.
     Prototypes(PrototypesConfig),
+    /// `k_center`.
+    KCenter(KCenterConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -90,6 +95,11 @@ pub const KINDS: &[Field] = &[
     ),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
+    optional(
+        "k_center",
+        Shape::Map(k_center::FIELDS),
+        "Keeps rows such that no other row is far from all of them (k-center, farthest first).",
+    ),
 ];
 
 impl StageConfig {
@@ -107,6 +117,7 @@ impl StageConfig {
             "dimension_select" => Self::DimensionSelect(DimensionSelectConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
+            "k_center" => Self::KCenter(KCenterConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -114,7 +125,7 @@ impl StageConfig {
     /// Whether the stage takes vectors, and so needs a stage above it that makes some.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
-        matches!(self, Self::SemanticDedup(_) | Self::Prototypes(_)) || self.shape() == seam::Shape::Fitted
+        matches!(self, Self::SemanticDedup(_) | Self::KCenter(_) | Self::Prototypes(_)) || self.shape() == seam::Shape::Fitted
     }
 
     /// The stage whose vectors the user named, if any.
@@ -123,6 +134,7 @@ impl StageConfig {
         match self {
             Self::SemanticDedup(config) => config.embedding.as_ref(),
             Self::Prototypes(config) => config.embedding.as_ref(),
+            Self::KCenter(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -149,6 +161,7 @@ impl StageConfig {
             | Self::ExactDedup(_)
             | Self::MinhashDedup(_)
             | Self::SemanticDedup(_)
+            | Self::KCenter(_)
             | Self::Prototypes(_) => None,
         }
     }
@@ -169,6 +182,7 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::KCenter(config) => config,
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::columns::{Detail, Drop, Drops};
 use super::policy::{self, Budget, Clusters, OnBadVector};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::vectors::{Gathered, gather};
+use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -128,7 +128,7 @@ impl Barrier for Prototypes {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
-            let gathered = gather(engine, input, trained_rows).await?;
+            let gathered = gather(engine, input, trained_rows, Form::Unit).await?;
             let (drops, report) = spawn::blocking("selecting prototypes", move || self.decide(&gathered)).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new() })
         })

@@ -18,7 +18,7 @@ use crate::random::Random;
 use crate::stages::columns::{Detail, Drop, Drops};
 use crate::stages::policy::{Keep, Order};
 use crate::stages::seam::{Barrier, Narrow, Outcome};
-use crate::stages::vectors::{Gathered, gather};
+use crate::stages::vectors::{Form, Gathered, gather};
 use crate::vector::recall::Recall;
 use crate::vector::{Cells, HnswConfig, KMeans, Probed, Rows, Source, near_pairs};
 
@@ -67,7 +67,7 @@ impl Barrier for SemanticDedup {
         Box::pin(async move {
             let rows = input.rows + input.incumbents.as_ref().map_or(0, |incumbents| incumbents.rows);
             let trained_rows = self.trained_rows(usize::try_from(rows).unwrap_or(usize::MAX));
-            let gathered = gather(engine, input, trained_rows).await?;
+            let gathered = gather(engine, input, trained_rows, Form::Unit).await?;
             let stop = engine.stop().clone();
             let decide = move || {
                 let (drops, report, assigned) = self.decide(&gathered, &stop)?;
