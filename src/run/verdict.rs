@@ -123,6 +123,8 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::MinhashDedup(_)
         | StageConfig::SemanticDedup(_)
         | StageConfig::KCenter(_)
+        | StageConfig::LogDetSelect(_)
+        | StageConfig::FacilityLocation(_)
         | StageConfig::Prototypes(_) => "filtered",
     }
 }

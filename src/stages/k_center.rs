@@ -102,7 +102,8 @@ fn decide(gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String
     let mut distances = vec![0.0; source.rows()];
     for candidate in left {
         kept[candidate.row as usize] = false;
-        distances[candidate.row as usize] = candidate.gain;
+        // Where nothing was chosen, all are as far as can be.
+        distances[candidate.row as usize] = candidate.gain.min(2.0);
     }
     if !chosen.is_empty() {
         report.insert("radius".into(), json!(distances.iter().copied().fold(0.0, f64::max)));

@@ -13,10 +13,12 @@ mod draw;
 pub mod embed;
 pub mod embedding_whitening;
 pub mod exact_dedup;
+pub mod facility_location;
 pub mod filter;
 mod fitting;
 mod incumbents;
 pub mod k_center;
+pub mod log_det_select;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 pub mod policy;
@@ -32,8 +34,10 @@ pub use dimension_select::DimensionSelectConfig;
 pub use embed::EmbedConfig;
 pub use embedding_whitening::EmbeddingWhiteningConfig;
 pub use exact_dedup::ExactDedupConfig;
+pub use facility_location::FacilityLocationConfig;
 pub use filter::FilterConfig;
 pub use k_center::KCenterConfig;
+pub use log_det_select::LogDetSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
@@ -65,6 +69,10 @@ pub enum StageConfig {
     Prototypes(PrototypesConfig),
     /// `k_center`.
     KCenter(KCenterConfig),
+    /// `facility_location`.
+    FacilityLocation(FacilityLocationConfig),
+    /// `log_det_select`.
+    LogDetSelect(LogDetSelectConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -100,6 +108,16 @@ pub const KINDS: &[Field] = &[
         Shape::Map(k_center::FIELDS),
         "Keeps rows such that no other row is far from all of them (k-center, farthest first).",
     ),
+    optional(
+        "log_det_select",
+        Shape::Map(log_det_select::FIELDS),
+        "Keeps rows whose vectors span the largest volume (a determinantal point process, greedily).",
+    ),
+    optional(
+        "facility_location",
+        Shape::Map(facility_location::FIELDS),
+        "Keeps rows such that every row is similar to a kept one (facility location).",
+    ),
 ];
 
 impl StageConfig {
@@ -118,6 +136,8 @@ impl StageConfig {
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
             "k_center" => Self::KCenter(KCenterConfig::read(fields, out)),
+            "log_det_select" => Self::LogDetSelect(LogDetSelectConfig::read(fields, out)),
+            "facility_location" => Self::FacilityLocation(FacilityLocationConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -125,7 +145,8 @@ impl StageConfig {
     /// Whether the stage takes vectors, and so needs a stage above it that makes some.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
-        matches!(self, Self::SemanticDedup(_) | Self::KCenter(_) | Self::Prototypes(_)) || self.shape() == seam::Shape::Fitted
+        matches!(self, Self::SemanticDedup(_) | Self::KCenter(_) | Self::Prototypes(_) | Self::LogDetSelect(_) | Self::FacilityLocation(_))
+            || self.shape() == seam::Shape::Fitted
     }
 
     /// The stage whose vectors the user named, if any.
@@ -135,6 +156,8 @@ impl StageConfig {
             Self::SemanticDedup(config) => config.embedding.as_ref(),
             Self::Prototypes(config) => config.embedding.as_ref(),
             Self::KCenter(config) => config.embedding.as_ref(),
+            Self::LogDetSelect(config) => config.embedding.as_ref(),
+            Self::FacilityLocation(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -162,6 +185,8 @@ impl StageConfig {
             | Self::MinhashDedup(_)
             | Self::SemanticDedup(_)
             | Self::KCenter(_)
+            | Self::LogDetSelect(_)
+            | Self::FacilityLocation(_)
             | Self::Prototypes(_) => None,
         }
     }
@@ -182,6 +207,8 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::FacilityLocation(config) => config,
+            Self::LogDetSelect(config) => config,
             Self::KCenter(config) => config,
         }
     }

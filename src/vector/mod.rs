@@ -24,6 +24,8 @@ pub mod moments;
 pub mod neighbours;
 pub mod recall;
 pub mod source;
+pub mod steady;
+pub mod volume;
 pub mod whiten;
 
 pub use cells::Cells;

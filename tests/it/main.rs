@@ -23,6 +23,7 @@ mod near;
 mod pairs;
 mod row_local;
 mod run;
+mod selectors;
 mod semantic_rules;
 mod sketches;
 mod validate;

@@ -1,0 +1,204 @@
+//! Stages that choose a coreset by vectors, through whole runs: counts, lineage, the same bytes, and what each promises.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, ListArray, RecordBatch, StringArray};
+use arrow::datatypes::Float64Type;
+use serde_json::Value;
+use trommel::random::Random;
+
+use crate::fixture::{Corpus, Row};
+
+type Vector = Option<Vec<f64>>;
+
+const SOURCE: &str = "  c: { parquet: { uri: in, id: id } }";
+
+/// Each stage with keys beside its budget.
+const BUDGETED: &[(&str, &str)] = &[
+    ("k_center", ""),
+    ("facility_location", ""),
+    ("facility_location", "k: 5, iterations: 4"),
+    ("log_det_select", ""),
+    ("log_det_select", "ridge: 1"),
+];
+
+fn corpus(rows: &[Vector]) -> Corpus {
+    let corpus = Corpus::new();
+    for (at, part) in rows.chunks(70).enumerate() {
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..part.len()).map(|row| format!("{:04}", at * 70 + row))));
+        let lists = ListArray::from_iter_primitive::<Float64Type, _, _>(
+            part.iter().map(|row| row.as_ref().map(|row| row.iter().copied().map(Some).collect::<Vec<_>>())),
+        );
+        let batch = RecordBatch::try_from_iter_with_nullable([("id", ids, false), ("vec", Arc::new(lists) as ArrayRef, true)]).unwrap();
+        corpus.batch(&format!("{at:03}.parquet"), &batch, 64);
+    }
+    corpus
+}
+
+/// Vectors around centres of unequal weight, some of them copies.
+fn clustered(rows: usize, dimensions: usize, seed: u64) -> Vec<Vec<f64>> {
+    let mut draws = Random::new(seed, "selectors").sequence(b"rows");
+    let centres: Vec<Vec<f64>> = (0..9).map(|_| (0..dimensions).map(|_| draws.unit() * 4.0 - 2.0).collect()).collect();
+    let mut made: Vec<Vec<f64>> = Vec::new();
+    for row in 0..rows {
+        let centre = &centres[(draws.below(81) as f64).sqrt() as usize];
+        let near = if row % 11 == 10 { made[row / 2].clone() } else { centre.iter().map(|x| x + draws.unit() - 0.5).collect() };
+        made.push(near);
+    }
+    made
+}
+
+/// 240 rows, ten of them without a vector.
+fn with_bad_rows() -> Vec<Vector> {
+    let mut rows: Vec<Vector> = clustered(230, 6, 1).into_iter().map(Some).collect();
+    rows.splice(50..50, [const { None }; 10]);
+    rows
+}
+
+fn run(corpus: &Corpus, stage: &str, more: &[&str]) {
+    let stages = format!("  - {{ id: v, embed: {{ from: vec }} }}\n  - {{ id: s, {stage} }}");
+    corpus.pipeline_with(SOURCE, &stages, "parquet: { uri: out }").run(&[&["--overwrite"], more].concat()).ok();
+}
+
+/// The numbers of the rows kept.
+fn kept(corpus: &Corpus, stage: &str) -> Vec<usize> {
+    run(corpus, stage, &[]);
+    corpus.kept().iter().map(|id| id.parse().unwrap()).collect()
+}
+
+fn report(corpus: &Corpus) -> Value {
+    corpus.manifest()["stages"].as_array().unwrap().iter().find(|found| found["stage"] == "s").unwrap()["report"].clone()
+}
+
+fn dropped(corpus: &Corpus) -> Vec<Row> {
+    corpus.lineage().into_iter().filter(|row| row.decision == "drop").collect()
+}
+
+fn unit(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
+    rows.iter().map(|row| row.iter().map(|x| x / norm(row)).collect()).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[test]
+fn budgets_are_met_exactly_and_each_dropped_row_says_its_rank() {
+    let corpus = corpus(&with_bad_rows());
+    for (stage, keys) in BUDGETED {
+        for (budget, count, bad) in [
+            ("keep_rows: 50", 50, 10),
+            ("keep_fraction: 0.25, on_bad_vector: drop", 60, 0),
+            ("keep_rows: 1, on_bad_vector: drop", 1, 0),
+            ("keep_rows: 5", 10, 10),
+            ("keep_rows: 1000", 240, 10),
+        ] {
+            let stage =
+                format!("{stage}: {{ {} }}", [*keys, budget].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", "));
+            let survivors = kept(&corpus, &stage);
+            assert_eq!(survivors.len(), count, "{stage}");
+            assert_eq!(survivors.iter().filter(|row| (50..60).contains(*row)).count(), bad, "{stage}");
+            let mut ranks = BTreeSet::new();
+            for row in dropped(&corpus) {
+                if row.reason.as_deref() == Some("bad_vector") {
+                    continue;
+                }
+                assert_eq!(
+                    (row.reason.as_deref(), &row.kept, row.score.is_some()),
+                    (Some("not_selected"), &None, true),
+                    "{stage}: {row:?}"
+                );
+                let detail: Value = serde_json::from_str(row.detail.as_deref().unwrap()).unwrap();
+                assert!(row.score.is_some_and(f64::is_finite), "{stage}: {row:?}");
+                assert_eq!(detail["budget"], count - bad, "{stage}");
+                ranks.insert(detail["rank"].as_u64().unwrap());
+            }
+            assert!(ranks.into_iter().eq((count - bad) as u64 + 1..=230), "{stage}");
+            assert_eq!(report(&corpus)["budget"], count - bad);
+            corpus.verify().ok();
+        }
+    }
+}
+
+#[test]
+fn the_same_bytes_for_any_threads_and_batches() {
+    for (stage, keys) in BUDGETED {
+        let separator = if keys.is_empty() { "" } else { ", " };
+        let stage = format!("{stage}: {{ {keys}{separator}keep_fraction: 0.3 }}");
+        let mut hashes = BTreeSet::new();
+        for (threads, batch) in [("1", "8192"), ("2", "7"), ("2", "8192")] {
+            // A folder of its own: nothing is taken from an earlier run.
+            let corpus = corpus(&with_bad_rows());
+            run(&corpus, &stage, &["--threads", threads, "--batch-rows", batch]);
+            hashes.insert(corpus.tree_hash().to_string());
+        }
+        assert_eq!(hashes.len(), 1, "{stage}");
+    }
+}
+
+/// In double precision from the start, where the program holds singles: no tie is so near.
+#[test]
+fn k_center_is_the_farthest_first_traversal() {
+    let rows = clustered(300, 5, 2);
+    let corpus = corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>());
+    let units = unit(&rows);
+    let mean: Vec<f64> = (0..5).map(|i| units.iter().map(|row| row[i]).sum()).collect();
+    let first = |score: &dyn Fn(usize) -> f64| (0..300).rev().max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap();
+    let mut chosen = vec![first(&|row| dot(&units[row], &mean))];
+    let distance = |row: usize, chosen: &[usize]| chosen.iter().map(|c| 1.0 - dot(&units[row], &units[*c])).fold(2.0, f64::min);
+    while chosen.len() < 30 {
+        chosen.push(first(&|row| distance(row, &chosen)));
+    }
+    let found = kept(&corpus, "k_center: { keep_rows: 30 }");
+    let mut wanted = chosen.clone();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    for row in dropped(&corpus) {
+        let own = distance(row.doc_id.as_deref().unwrap().parse().unwrap(), &chosen);
+        assert!((row.score.unwrap() - own).abs() < 1e-6, "{row:?}");
+    }
+    let radius = (0..300).map(|row| distance(row, &chosen)).fold(0.0, f64::max);
+    assert!((report(&corpus)["radius"].as_f64().unwrap() - radius).abs() < 1e-6);
+}
+
+#[test]
+fn facility_location_is_the_greedy_cover() {
+    let rows = clustered(200, 5, 3);
+    let corpus = corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>());
+    let units = unit(&rows);
+    let covered = |row: usize, chosen: &[usize]| chosen.iter().map(|c| dot(&units[row], &units[*c])).fold(0.0, f64::max);
+    let mut chosen = Vec::new();
+    let mut cover = vec![0.0_f64; 200];
+    while chosen.len() < 20 {
+        let gain = |j: usize| (0..200).map(|row| (dot(&units[row], &units[j]) - cover[row]).max(0.0)).sum::<f64>();
+        let gains: Vec<f64> = (0..200).map(gain).collect();
+        let best = (0..200).rev().max_by(|a, b| gains[*a].total_cmp(&gains[*b])).unwrap();
+        chosen.push(best);
+        (0..200).for_each(|row| cover[row] = covered(row, &chosen));
+    }
+    let found = kept(&corpus, "facility_location: { keep_rows: 20 }");
+    let report = report(&corpus);
+    assert!((report["covered"].as_f64().unwrap() - cover.iter().sum::<f64>()).abs() < 1e-3, "{report}");
+    assert_eq!(report["cells"], 1);
+    chosen.sort_unstable();
+    assert_eq!(found, chosen);
+    // In cells less is compared; what is covered hardly differs.
+    kept(&corpus, "facility_location: { keep_rows: 20, k: 4 }");
+    let cells = self::report(&corpus);
+    assert_eq!(cells["cells"], 4);
+    assert!(cells["covered"].as_f64().unwrap() > 0.95 * report["covered"].as_f64().unwrap(), "{cells}");
+}
+
+/// The axes span more than copies of one of them, however small the ridge.
+#[test]
+fn log_det_select_takes_one_row_of_each_direction_first() {
+    let rows: Vec<Vector> = (0..40).map(|row| Some((0..5).map(|i| f64::from(u8::from(i == row % 8 % 5))).collect())).collect();
+    let corpus = corpus(&rows);
+    assert_eq!(kept(&corpus, "log_det_select: { keep_rows: 5 }"), [0, 1, 2, 3, 4]);
+    let value = report(&corpus)["log_det"].as_f64().unwrap();
+    assert!((value - 5.0 * 101.0_f64.ln()).abs() < 1e-9, "{value}");
+    // Then a second one of each: all directions count the same again.
+    assert_eq!(kept(&corpus, "log_det_select: { keep_rows: 10 }"), [0, 1, 2, 3, 4, 5, 6, 7, 11, 12]);
+}
