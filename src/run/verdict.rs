@@ -125,7 +125,9 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::KCenter(_)
         | StageConfig::LogDetSelect(_)
         | StageConfig::FacilityLocation(_)
-        | StageConfig::Prototypes(_) => "filtered",
+        | StageConfig::Prototypes(_)
+        | StageConfig::RedundancySelect(_)
+        | StageConfig::DensityPruning(_) => "filtered",
     }
 }
 

@@ -1,8 +1,10 @@
 //! Selectors: which rows a budget keeps.
 
 pub mod budget;
+pub mod density;
 pub mod facility_location;
 pub mod lazy;
 pub mod prototypes;
+pub mod quota;
 
 pub use budget::Budget;

@@ -77,12 +77,7 @@ impl FacilityLocationConfig {
     }
 
     fn cells(&self, rows: usize) -> usize {
-        let k = match self.k {
-            Clusters::Fixed(k) => k as usize,
-            Clusters::Auto if rows <= EXACT_ROWS => 1,
-            Clusters::Auto => rows.div_ceil(CELL_ROWS),
-        };
-        k.clamp(1, rows.max(1))
+        self.k.of(rows, |rows| if rows <= EXACT_ROWS { 1 } else { rows.div_ceil(CELL_ROWS) })
     }
 
     fn training(&self) -> Training {

@@ -8,6 +8,7 @@ use crate::ids::StageId;
 
 mod carry;
 pub(crate) mod columns;
+pub mod density_pruning;
 pub mod dimension_select;
 mod draw;
 pub mod embed;
@@ -23,6 +24,7 @@ pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 pub mod policy;
 pub mod prototypes;
+pub mod redundancy_select;
 pub mod sample;
 pub mod seam;
 mod selecting;
@@ -30,6 +32,7 @@ pub mod semantic_dedup;
 mod vectors;
 
 use self::policy::OnBadVector;
+pub use density_pruning::DensityPruningConfig;
 pub use dimension_select::DimensionSelectConfig;
 pub use embed::EmbedConfig;
 pub use embedding_whitening::EmbeddingWhiteningConfig;
@@ -41,6 +44,7 @@ pub use log_det_select::LogDetSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
+pub use redundancy_select::RedundancySelectConfig;
 pub use sample::SampleConfig;
 pub use semantic_dedup::SemanticDedupConfig;
 
@@ -73,6 +77,10 @@ pub enum StageConfig {
     FacilityLocation(FacilityLocationConfig),
     /// `log_det_select`.
     LogDetSelect(LogDetSelectConfig),
+    /// `density_pruning`.
+    DensityPruning(DensityPruningConfig),
+    /// `redundancy_select`.
+    RedundancySelect(RedundancySelectConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -118,6 +126,16 @@ pub const KINDS: &[Field] = &[
         Shape::Map(facility_location::FIELDS),
         "Keeps rows such that every row is similar to a kept one (facility location).",
     ),
+    optional(
+        "density_pruning",
+        Shape::Map(density_pruning::FIELDS),
+        "Keeps a quota of each cluster's rows, larger where it is spread out and lies apart (density-based pruning).",
+    ),
+    optional(
+        "redundancy_select",
+        Shape::Map(redundancy_select::FIELDS),
+        "Keeps the rows that correlate least, on average, with all others (PRISM).",
+    ),
 ];
 
 impl StageConfig {
@@ -138,6 +156,8 @@ impl StageConfig {
             "k_center" => Self::KCenter(KCenterConfig::read(fields, out)),
             "log_det_select" => Self::LogDetSelect(LogDetSelectConfig::read(fields, out)),
             "facility_location" => Self::FacilityLocation(FacilityLocationConfig::read(fields, out)),
+            "density_pruning" => Self::DensityPruning(DensityPruningConfig::read(fields, out)),
+            "redundancy_select" => Self::RedundancySelect(RedundancySelectConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -145,8 +165,16 @@ impl StageConfig {
     /// Whether the stage takes vectors, and so needs a stage above it that makes some.
     #[must_use]
     pub fn needs_embedding(&self) -> bool {
-        matches!(self, Self::SemanticDedup(_) | Self::KCenter(_) | Self::Prototypes(_) | Self::LogDetSelect(_) | Self::FacilityLocation(_))
-            || self.shape() == seam::Shape::Fitted
+        matches!(
+            self,
+            Self::SemanticDedup(_)
+                | Self::KCenter(_)
+                | Self::Prototypes(_)
+                | Self::RedundancySelect(_)
+                | Self::DensityPruning(_)
+                | Self::LogDetSelect(_)
+                | Self::FacilityLocation(_)
+        ) || self.shape() == seam::Shape::Fitted
     }
 
     /// The stage whose vectors the user named, if any.
@@ -158,6 +186,8 @@ impl StageConfig {
             Self::KCenter(config) => config.embedding.as_ref(),
             Self::LogDetSelect(config) => config.embedding.as_ref(),
             Self::FacilityLocation(config) => config.embedding.as_ref(),
+            Self::DensityPruning(config) => config.embedding.as_ref(),
+            Self::RedundancySelect(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -187,7 +217,9 @@ impl StageConfig {
             | Self::KCenter(_)
             | Self::LogDetSelect(_)
             | Self::FacilityLocation(_)
-            | Self::Prototypes(_) => None,
+            | Self::Prototypes(_)
+            | Self::RedundancySelect(_)
+            | Self::DensityPruning(_) => None,
         }
     }
 }
@@ -207,6 +239,8 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::RedundancySelect(config) => config,
+            Self::DensityPruning(config) => config,
             Self::FacilityLocation(config) => config,
             Self::LogDetSelect(config) => config,
             Self::KCenter(config) => config,

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::columns::{Detail, Drop, Drops};
 use super::policy::{self, Budget, Clusters, OnBadVector};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
+use super::selecting;
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -16,7 +17,7 @@ use crate::engine::{Engine, spawn};
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
-use crate::select::{self, prototypes};
+use crate::select::prototypes;
 use crate::vector::{Cells, KMeans, Training};
 
 /// `prototypes: {...}`.
@@ -70,11 +71,7 @@ impl PrototypesConfig {
     }
 
     fn clusters(&self, rows: usize) -> usize {
-        let k = match self.k {
-            Clusters::Fixed(k) => k as usize,
-            Clusters::Auto => (rows as f64).sqrt().round() as usize,
-        };
-        k.clamp(1, rows.max(1))
+        self.k.of(rows, |rows| (rows as f64).sqrt().round() as usize)
     }
 
     fn training(&self) -> Training {
@@ -143,11 +140,7 @@ impl Prototypes {
         let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
         let bad_kept = if config.on_bad_vector == OnBadVector::Keep { gathered.bad.len() } else { 0 };
         // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
-        let budget = match config.budget {
-            Budget::Fraction(fraction) => select::Budget::Fraction(fraction),
-            Budget::Rows(rows) => select::Budget::Rows(rows),
-        };
-        let keep = budget.of(rows + gathered.bad.len()).saturating_sub(bad_kept).min(rows);
+        let keep = selecting::budget(config.budget).of(rows + gathered.bad.len()).saturating_sub(bad_kept).min(rows);
         report.insert("budget".into(), json!(keep));
         let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows - keep)?;
         bad.for_each(|drop| drops.push(drop));

@@ -8,9 +8,14 @@ use super::columns::{Detail, Drop, Drops};
 use super::policy::{Budget, OnBadVector};
 use super::seam::{Narrow, Outcome};
 use super::vectors::{Form, Gathered, gather};
+use crate::declare::shape::defaulted;
+use crate::declare::{Field, Presence, Shape};
 use crate::engine::{Engine, Stop, spawn};
 use crate::error::Result;
+use crate::random::Random;
 use crate::select;
+use crate::vector::{Cells, KMeans, Source, Training};
+use crate::words;
 
 /// What is asked of every selecting stage.
 #[derive(Debug, Clone, Copy)]
@@ -80,8 +85,7 @@ pub(super) fn budget(budget: Budget) -> select::Budget {
 /// What is left of `scores` when the rows `chosen` are kept: those of highest score rank first, ties by row order.
 pub(super) fn ranked(scores: &[f64], chosen: &[bool], cells: Option<&[u32]>) -> Vec<Left> {
     let keep = chosen.iter().filter(|chosen| **chosen).count() as u64;
-    let mut left: Vec<u32> = (0..scores.len() as u32).filter(|row| !chosen[*row as usize]).collect();
-    left.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
+    let left = descending(scores).into_iter().filter(|row| !chosen[*row as usize]);
     let one = |(place, row): (usize, u32)| Left {
         row,
         score: scores[row as usize],
@@ -89,5 +93,118 @@ pub(super) fn ranked(scores: &[f64], chosen: &[bool], cells: Option<&[u32]>) -> 
         budget: keep,
         cell: cells.map(|cells| cells[row as usize]),
     };
-    left.into_iter().enumerate().map(one).collect()
+    left.enumerate().map(one).collect()
+}
+
+/// What is left when the first `keep` rows of `order` are kept, which names each row once.
+pub(super) fn first(order: &[u32], keep: usize, scores: &[f64]) -> Vec<Left> {
+    let place = |(place, row): (usize, &u32)| Left {
+        row: *row,
+        score: scores[*row as usize],
+        rank: place as u64 + 1,
+        budget: keep as u64,
+        cell: None,
+    };
+    order.iter().enumerate().skip(keep).map(place).collect()
+}
+
+/// What is left when of each cell the first rows of `order` are kept, as many as its quota says; ranks are those in the cell.
+pub(super) fn first_of_cells(order: &[u32], cells: &[u32], quotas: &[usize], scores: &[f64]) -> Vec<Left> {
+    let mut ranks = vec![0; quotas.len()];
+    let mut left = Vec::new();
+    for row in order {
+        let cell = cells[*row as usize];
+        let (rank, budget) = (&mut ranks[cell as usize], quotas[cell as usize] as u64);
+        *rank += 1;
+        if *rank > budget {
+            left.push(Left { row: *row, score: scores[*row as usize], rank: *rank, budget, cell: Some(cell) });
+        }
+    }
+    left
+}
+
+/// All rows by score, lowest first, ties by row order.
+pub(super) fn ascending(scores: &[f64]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..scores.len() as u32).collect();
+    order.sort_by(|a, b| scores[*a as usize].total_cmp(&scores[*b as usize]));
+    order
+}
+
+/// All rows by score, highest first, ties by row order.
+pub(super) fn descending(scores: &[f64]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..scores.len() as u32).collect();
+    order.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
+    order
+}
+
+/// All rows in the order of draws keyed by their vectors, ties by row order: neither shards nor rows beside move a row.
+pub(super) fn shuffled(source: Source<'_>, random: &Random) -> Result<Vec<u32>> {
+    let draws = source.pieces(|_, rows| {
+        let mut bytes = Vec::new();
+        let draw = |row: usize| {
+            bytes.clear();
+            bytes.extend(rows.row(row).iter().flat_map(|value| value.to_le_bytes()));
+            random.draw(&bytes)
+        };
+        Ok((0..rows.rows()).map(draw).collect::<Vec<u64>>())
+    })?;
+    let draws = draws.concat();
+    let mut order: Vec<u32> = (0..draws.len() as u32).collect();
+    order.sort_by_key(|row| draws[*row as usize]);
+    Ok(order)
+}
+
+words! {
+    /// Which rows of a cluster are kept first.
+    pub enum CellOrder {
+        /// Those farthest from the centroid.
+        Hard = "hard",
+        /// Those nearest to the centroid.
+        Easy = "easy",
+        /// Those that the seed draws.
+        Random = "random",
+    }
+}
+
+impl CellOrder {
+    /// All rows in this order.
+    pub(super) fn order(self, clustered: &Clustered, source: Source<'_>, random: &Random) -> Result<Vec<u32>> {
+        Ok(match self {
+            Self::Hard => descending(&clustered.distances),
+            Self::Easy => ascending(&clustered.distances),
+            Self::Random => shuffled(source, random)?,
+        })
+    }
+}
+
+/// The key `keep` of stages that keep some rows of each cluster.
+pub(super) const fn keep_in_cells(default: &'static str) -> Field {
+    defaulted(
+        "keep",
+        Shape::Choice(CellOrder::WORDS),
+        Presence::Text(default),
+        "Which rows of a cluster are kept first: `hard`, those farthest from its centroid; `easy`, the nearest; `random`, those drawn.",
+    )
+}
+
+/// Rows with the cluster of each.
+#[derive(Debug)]
+pub(super) struct Clustered {
+    pub(super) model: KMeans,
+    /// The cluster of each row.
+    pub(super) cells: Vec<u32>,
+    /// 1 - cosine of each row to its centroid.
+    pub(super) distances: Vec<f64>,
+    /// Rows of each cluster.
+    pub(super) sizes: Vec<usize>,
+}
+
+impl Clustered {
+    /// Fits a k-means to unit vectors.
+    pub(super) fn fit(source: Source<'_>, k: usize, training: &Training, random: &Random) -> Result<Self> {
+        let model = KMeans::fit_to(source, k, training, random)?;
+        let (cells, similarities) = Cells::nearest(source, &model, 1, f64::NEG_INFINITY)?;
+        let distances = similarities.iter().map(|similarity| 1.0 - similarity).collect();
+        Ok(Self { model, cells: cells.owns(), distances, sizes: cells.sizes() })
+    }
 }

@@ -23,6 +23,7 @@ pub mod mean;
 pub mod moments;
 pub mod neighbours;
 pub mod recall;
+pub mod redundancy;
 pub mod source;
 pub mod steady;
 pub mod volume;

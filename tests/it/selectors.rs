@@ -1,6 +1,6 @@
 //! Stages that choose a coreset by vectors, through whole runs: counts, lineage, the same bytes, and what each promises.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, ListArray, RecordBatch, StringArray};
@@ -21,6 +21,10 @@ const BUDGETED: &[(&str, &str)] = &[
     ("facility_location", "k: 5, iterations: 4"),
     ("log_det_select", ""),
     ("log_det_select", "ridge: 1"),
+    ("density_pruning", "k: 8"),
+    ("density_pruning", "keep: random, complexity: size, balance: 0, iterations: 3"),
+    ("redundancy_select", ""),
+    ("redundancy_select", "center: features"),
 ];
 
 fn corpus(rows: &[Vector]) -> Corpus {
@@ -100,7 +104,9 @@ fn budgets_are_met_exactly_and_each_dropped_row_says_its_rank() {
             let survivors = kept(&corpus, &stage);
             assert_eq!(survivors.len(), count, "{stage}");
             assert_eq!(survivors.iter().filter(|row| (50..60).contains(*row)).count(), bad, "{stage}");
-            let mut ranks = BTreeSet::new();
+            let (mut ranks, mut cells) = (BTreeSet::new(), BTreeMap::<u64, BTreeSet<u64>>::new());
+            // Quotas of cells rank rows inside the cell.
+            let in_cells = ["density_pruning"].iter().any(|kind| stage.starts_with(kind));
             for row in dropped(&corpus) {
                 if row.reason.as_deref() == Some("bad_vector") {
                     continue;
@@ -112,10 +118,17 @@ fn budgets_are_met_exactly_and_each_dropped_row_says_its_rank() {
                 );
                 let detail: Value = serde_json::from_str(row.detail.as_deref().unwrap()).unwrap();
                 assert!(row.score.is_some_and(f64::is_finite), "{stage}: {row:?}");
-                assert_eq!(detail["budget"], count - bad, "{stage}");
-                ranks.insert(detail["rank"].as_u64().unwrap());
+                let (rank, budget) = (detail["rank"].as_u64().unwrap(), detail["budget"].as_u64().unwrap());
+                assert!(rank > budget, "{stage}: {row:?}");
+                if in_cells {
+                    cells.entry(detail["cell"].as_u64().unwrap()).or_default().insert(rank - budget);
+                } else {
+                    assert_eq!(budget, (count - bad) as u64, "{stage}");
+                    ranks.insert(rank);
+                }
             }
-            assert!(ranks.into_iter().eq((count - bad) as u64 + 1..=230), "{stage}");
+            assert!(cells.into_values().all(|ranks| ranks.iter().copied().eq(1..=ranks.len() as u64)), "{stage}");
+            assert!(in_cells || ranks.into_iter().eq((count - bad) as u64 + 1..=230), "{stage}");
             assert_eq!(report(&corpus)["budget"], count - bad);
             corpus.verify().ok();
         }
@@ -201,4 +214,35 @@ fn log_det_select_takes_one_row_of_each_direction_first() {
     assert!((value - 5.0 * 101.0_f64.ln()).abs() < 1e-9, "{value}");
     // Then a second one of each: all directions count the same again.
     assert_eq!(kept(&corpus, "log_det_select: { keep_rows: 10 }"), [0, 1, 2, 3, 4, 5, 6, 7, 11, 12]);
+}
+
+/// Of two clusters of one size the loose one keeps more (seeds S3); rotating all vectors changes nothing.
+#[test]
+fn density_pruning_keeps_more_of_a_loose_cluster() {
+    let mut draws = Random::new(3, "density").sequence(b"rows");
+    let rows: Vec<Vec<f64>> = (0..400)
+        .map(|row| {
+            let (axis, spread) = if row % 2 == 0 { (0, 0.1) } else { (1, 1.2) };
+            (0..4).map(|i| f64::from(u8::from(i == axis)) + spread * (draws.unit() - 0.5)).collect()
+        })
+        .collect();
+    let (sine, cosine) = 0.7_f64.sin_cos();
+    let turned = rows.iter().map(|row| vec![cosine * row[0] - sine * row[2], row[3], sine * row[0] + cosine * row[2], row[1]]);
+    let stage = "density_pruning: { keep_rows: 100, k: 2, temperature: 0.1, balance: 0.2 }";
+    let survivors = kept(&corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>()), stage);
+    let loose = survivors.iter().filter(|row| **row % 2 == 1).count();
+    assert!(survivors.len() == 100 && loose > 60, "{loose}");
+    assert_eq!(kept(&corpus(&turned.map(Some).collect::<Vec<_>>()), stage), survivors);
+}
+
+/// Seeds S6, through a run: lengths count, so vectors are taken as they are stored.
+#[test]
+fn redundancy_select_keeps_the_odd_one_first() {
+    let rows: Vec<Vector> = [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 4.0]].map(|row| Some(row.to_vec())).to_vec();
+    let corpus = corpus(&rows);
+    let stages = "  - { id: v, embed: { from: vec, normalize: false } }\n  - { id: s, redundancy_select: { keep_rows: 1 } }";
+    corpus.pipeline_with(SOURCE, stages, "parquet: { uri: out }").run(&[]).ok();
+    assert_eq!(corpus.kept(), ["0003"]);
+    let scores: Vec<f64> = dropped(&corpus).iter().map(|row| row.score.unwrap()).collect();
+    assert!(scores.iter().zip([0.041_345, 0.156_081, 0.041_345]).all(|(a, b)| (a - b).abs() < 1e-6), "{scores:?}");
 }
