@@ -20,7 +20,7 @@ Without --inputs the shards are looked for where run.json says that they were. C
 * scores of semantic duplicates are within epsilon; with --vectors (Parquet with columns `id` and `vector`, as
   tests/models/reference_vectors.py writes them), `rule: star` and `keep: first`, all of it again by all pairs: each dropped row's score and
   most similar kept row, and that no two rows that stayed are within epsilon;
-* budgets of `prototypes` are met.
+* budgets of coresets are met.
 
 Prints one line a check and ends with 1 if any failed.
 """
@@ -58,7 +58,18 @@ REASONS = {
     "minhash_dedup": {"near_duplicate"},
     "semantic_dedup": {"semantic_duplicate", "bad_vector"},
     "prototypes": {"not_selected", "bad_vector"},
+    "k_center": {"not_selected", "bad_vector"},
+    "facility_location": {"not_selected", "bad_vector"},
+    "log_det_select": {"not_selected", "bad_vector"},
+    "density_pruning": {"not_selected", "bad_vector"},
+    "redundancy_select": {"not_selected", "bad_vector"},
+    "maxvol_select": {"not_selected", "bad_vector"},
+    "variance_select": {"not_selected", "bad_vector"},
+    "codebook_select": {"not_selected", "bad_vector"},
+    "cluster_permanent_pruning": {"not_selected", "bad_vector"},
 }
+# Coresets that keep exactly what was asked for: `maxvol_select` may stop earlier, `codebook_select` is told no number.
+EXACT_BUDGETS = {kind for kind, reasons in REASONS.items() if reasons == {"not_selected", "bad_vector"}} - {"maxvol_select", "codebook_select"}
 CLOSE = 1e-5  # what two runtimes may differ by in a cosine
 ALL_PAIRS_ROWS = 20_000  # `k: auto` compares all pairs below so many rows
 LINEAGE = pa.schema(
@@ -482,7 +493,7 @@ def check_star(check, plan, lineage, vectors):
 def check_budgets(check, plan, lineage):
     """How many rows a coreset holds."""
     for name, stage in plan.stages.items():
-        if stage["kind"] != "prototypes" or not plan.line:
+        if stage["kind"] not in EXACT_BUDGETS or not plan.line:
             continue
         reached = [row for row in lineage if row["decision"] != "reject" and plan.reached(row, name)]
         if any(row["reason"] == "bad_vector" for row in reached):

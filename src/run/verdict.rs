@@ -126,6 +126,10 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::LogDetSelect(_)
         | StageConfig::FacilityLocation(_)
         | StageConfig::Prototypes(_)
+        | StageConfig::ClusterPermanentPruning(_)
+        | StageConfig::CodebookSelect(_)
+        | StageConfig::VarianceSelect(_)
+        | StageConfig::MaxvolSelect(_)
         | StageConfig::RedundancySelect(_)
         | StageConfig::DensityPruning(_) => "filtered",
     }

@@ -94,7 +94,7 @@ pub fn greedy(similarities: &impl Similarities, keep: usize, check: impl Fn() ->
 /// The `keep` rows that the greedy rule chooses where rows of different cells have no similarity, from what it chooses in each cell:
 /// those of highest gain, ties to the lowest row.
 #[must_use]
-pub fn merge(cells: Vec<Vec<(u32, f64)>>, keep: usize) -> Vec<(u32, f64)> {
+pub fn merge(cells: &[Vec<(u32, f64)>], keep: usize) -> Vec<(u32, f64)> {
     let mut all = cells.concat();
     all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     all.truncate(keep);
@@ -188,7 +188,7 @@ mod tests {
                 let chosen = greedy(&Listed(own), keep, || Ok(())).unwrap();
                 chosen.into_iter().map(|(row, gain)| (members[row as usize] as u32, gain)).collect::<Vec<_>>()
             };
-            let merged = merge((0..count).map(of).collect(), keep);
+            let merged = merge(&(0..count).map(of).collect::<Vec<_>>(), keep);
             prop_assert_eq!(merged, greedy(&Listed(all), keep, || Ok(())).unwrap());
         }
     }

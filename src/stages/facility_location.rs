@@ -189,17 +189,38 @@ fn choose(source: Source<'_>, cells: &Cells, keep: usize, memory: &Reservation, 
         let compared = Compared::new(source, room.is_some())?;
         return greedy(&compared, keep, check);
     }
-    // Each cell gives the order in which its rows would be chosen; as many as are best of all are.
-    let of = |rows: &Vec<u32>| -> Result<Vec<(u32, f64)>> {
+    // Each cell gives the order in which its rows would be chosen, as far as it may be needed; those that are best of all are chosen.
+    let of = |rows: &[u32], depth: usize| -> Result<Vec<(u32, f64)>> {
         let _vectors = memory.beside(WHAT, rows.len() * source.dimensions() * size_of::<f32>())?;
         let room = table(rows.len()).ok();
         let mut buffer = Vec::new();
         let compared = Compared::new(Source::Memory(source.gather(rows, &mut buffer)?), room.is_some())?;
-        let chosen = greedy(&compared, keep, check)?;
+        let chosen = greedy(&compared, depth, check)?;
         Ok(chosen.into_iter().map(|(row, gain)| (rows[row as usize], gain)).collect())
     };
     let members = members(cells);
-    Ok(merge(members.par_iter().filter(|rows| !rows.is_empty()).map(of).collect::<Result<_>>()?, keep))
+    let most = |cell: usize| members[cell].len().min(keep);
+    // Twice the cell's share of the budget, and more where that was not enough.
+    let mut depths: Vec<usize> =
+        (0..members.len()).map(|cell| (2 * keep * members[cell].len()).div_ceil(source.rows()).min(most(cell))).collect();
+    let mut listed = vec![Vec::new(); members.len()];
+    let mut open: Vec<usize> = (0..members.len()).filter(|cell| depths[*cell] > 0).collect();
+    loop {
+        let found: Vec<_> = open.par_iter().map(|cell| of(&members[*cell], depths[*cell])).collect::<Result<_>>()?;
+        for (cell, found) in open.drain(..).zip(found) {
+            listed[cell] = found;
+        }
+        let chosen = merge(&listed, keep);
+        let mut taken = vec![0; members.len()];
+        chosen.iter().for_each(|(row, _)| taken[cells.own(*row) as usize] += 1);
+        open.extend((0..members.len()).filter(|cell| taken[*cell] == listed[*cell].len() && depths[*cell] < most(*cell)));
+        if open.is_empty() {
+            return Ok(chosen);
+        }
+        for cell in &open {
+            depths[*cell] = (2 * depths[*cell]).min(most(*cell));
+        }
+    }
 }
 
 /// For each row 1 - cosine to the nearest kept row of its cell, at most 1; 0 for kept rows.

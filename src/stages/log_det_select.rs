@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::fitting;
 use super::policy::{self, Budget, OnBadVector};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
 use super::selecting::{self, Asked, Left};
@@ -18,9 +19,8 @@ use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::engine::{Engine, Stop};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::StageId;
-use crate::limits::MAX_FITTED_DIMENSIONS;
 use crate::select::lazy::{Candidate, Choice, Gains, greedy};
 use crate::vector::Source;
 use crate::vector::volume::Volume;
@@ -113,14 +113,7 @@ impl Barrier for LogDet {
 
 fn decide(gathered: &Gathered, keep: usize, ridge: f64, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
     let source = gathered.vectors.source();
-    let d = source.dimensions();
-    if d > MAX_FITTED_DIMENSIONS {
-        return Err(Error::resources(format!(
-            "the vectors have more dimensions than a volume is taken of dimensions=`{d}` limit=`{MAX_FITTED_DIMENSIONS}`"
-        ))
-        .hint("make shorter ones: `dims` of the `embed` stage, or `embedding_whitening`"));
-    }
-    let _memory = gathered.memory.beside("selecting by volume", Volume::bytes(d))?;
+    let _memory = fitting::beside(&gathered.memory, source.dimensions(), 0)?;
     let Choice { chosen, left } = largest(source, keep, ridge, || stop.check())?;
     report.insert("log_det".into(), json!(chosen.iter().map(|candidate| candidate.gain.ln_1p()).sum::<f64>()));
     let mut kept = vec![true; source.rows()];
@@ -136,19 +129,25 @@ fn decide(gathered: &Gathered, keep: usize, ridge: f64, stop: &Stop, report: &mu
 fn largest(source: Source<'_>, keep: usize, ridge: f64, check: impl Fn() -> Result<()>) -> Result<Choice> {
     let squares = source.squares()?.into_iter().zip(0..);
     let candidates = squares.map(|(square, row)| Candidate { gain: square / ridge, row, seen: 0 }).collect();
-    greedy(candidates, keep, &mut Spanned { source, volume: Volume::of_ridge(source.dimensions(), ridge) }, check)
+    greedy(candidates, keep, &mut Spanned { source, volume: Volume::of_ridge(source.dimensions(), ridge), least: f64::NEG_INFINITY }, check)
 }
 
-/// The rows chosen so far, by what they span.
+/// The rows chosen so far, by what they span; a gain is the `v` of [`Volume`].
 pub(super) struct Spanned<'a> {
     pub(super) source: Source<'a>,
     pub(super) volume: Volume,
+    /// Rows whose factor is not above are not worth choosing.
+    pub(super) least: f64,
 }
 
 /// Rows whose gains are computed at once.
 const BLOCK: usize = 64;
 
 impl Gains for Spanned<'_> {
+    fn worth(&self, gain: f64) -> bool {
+        gain > self.least
+    }
+
     fn choose(&mut self, candidate: Candidate) -> Result<()> {
         let mut buffer = Vec::new();
         self.volume.add(self.source.row(candidate.row, &mut buffer)?, candidate.gain);

@@ -7,6 +7,8 @@ use crate::diagnostic::Diagnostics;
 use crate::ids::StageId;
 
 mod carry;
+pub mod cluster_permanent_pruning;
+pub mod codebook_select;
 pub(crate) mod columns;
 pub mod density_pruning;
 pub mod dimension_select;
@@ -20,6 +22,7 @@ mod fitting;
 mod incumbents;
 pub mod k_center;
 pub mod log_det_select;
+pub mod maxvol_select;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 pub mod policy;
@@ -29,9 +32,12 @@ pub mod sample;
 pub mod seam;
 mod selecting;
 pub mod semantic_dedup;
+pub mod variance_select;
 mod vectors;
 
 use self::policy::OnBadVector;
+pub use cluster_permanent_pruning::ClusterPermanentPruningConfig;
+pub use codebook_select::CodebookSelectConfig;
 pub use density_pruning::DensityPruningConfig;
 pub use dimension_select::DimensionSelectConfig;
 pub use embed::EmbedConfig;
@@ -41,12 +47,14 @@ pub use facility_location::FacilityLocationConfig;
 pub use filter::FilterConfig;
 pub use k_center::KCenterConfig;
 pub use log_det_select::LogDetSelectConfig;
+pub use maxvol_select::MaxvolSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
 pub use redundancy_select::RedundancySelectConfig;
 pub use sample::SampleConfig;
 pub use semantic_dedup::SemanticDedupConfig;
+pub use variance_select::VarianceSelectConfig;
 
 /// The configuration of one stage: its kind and that kind's keys.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +89,14 @@ pub enum StageConfig {
     DensityPruning(DensityPruningConfig),
     /// `redundancy_select`.
     RedundancySelect(RedundancySelectConfig),
+    /// `maxvol_select`.
+    MaxvolSelect(MaxvolSelectConfig),
+    /// `variance_select`.
+    VarianceSelect(VarianceSelectConfig),
+    /// `codebook_select`.
+    CodebookSelect(CodebookSelectConfig),
+    /// `cluster_permanent_pruning`.
+    ClusterPermanentPruning(ClusterPermanentPruningConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -136,6 +152,22 @@ pub const KINDS: &[Field] = &[
         Shape::Map(redundancy_select::FIELDS),
         "Keeps the rows that correlate least, on average, with all others (PRISM).",
     ),
+    optional(
+        "maxvol_select",
+        Shape::Map(maxvol_select::FIELDS),
+        "Keeps rows of which every other row is a small combination (maximal volume, MaxInfo).",
+    ),
+    optional(
+        "variance_select",
+        Shape::Map(variance_select::FIELDS),
+        "Keeps the rows that lie farthest from the mean along the directions of most variance.",
+    ),
+    optional("codebook_select", Shape::Map(codebook_select::FIELDS), "Keeps one row in so many of each cluster (TL;DR)."),
+    optional(
+        "cluster_permanent_pruning",
+        Shape::Map(cluster_permanent_pruning::FIELDS),
+        "Of each cluster, keeps the rows least like any row before them, up to the cluster's share of the budget.",
+    ),
 ];
 
 impl StageConfig {
@@ -158,6 +190,10 @@ impl StageConfig {
             "facility_location" => Self::FacilityLocation(FacilityLocationConfig::read(fields, out)),
             "density_pruning" => Self::DensityPruning(DensityPruningConfig::read(fields, out)),
             "redundancy_select" => Self::RedundancySelect(RedundancySelectConfig::read(fields, out)),
+            "maxvol_select" => Self::MaxvolSelect(MaxvolSelectConfig::read(fields, out)),
+            "variance_select" => Self::VarianceSelect(VarianceSelectConfig::read(fields, out)),
+            "codebook_select" => Self::CodebookSelect(CodebookSelectConfig::read(fields, out)),
+            "cluster_permanent_pruning" => Self::ClusterPermanentPruning(ClusterPermanentPruningConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -170,6 +206,10 @@ impl StageConfig {
             Self::SemanticDedup(_)
                 | Self::KCenter(_)
                 | Self::Prototypes(_)
+                | Self::ClusterPermanentPruning(_)
+                | Self::CodebookSelect(_)
+                | Self::VarianceSelect(_)
+                | Self::MaxvolSelect(_)
                 | Self::RedundancySelect(_)
                 | Self::DensityPruning(_)
                 | Self::LogDetSelect(_)
@@ -188,6 +228,10 @@ impl StageConfig {
             Self::FacilityLocation(config) => config.embedding.as_ref(),
             Self::DensityPruning(config) => config.embedding.as_ref(),
             Self::RedundancySelect(config) => config.embedding.as_ref(),
+            Self::MaxvolSelect(config) => config.embedding.as_ref(),
+            Self::VarianceSelect(config) => config.embedding.as_ref(),
+            Self::CodebookSelect(config) => config.embedding.as_ref(),
+            Self::ClusterPermanentPruning(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -218,6 +262,10 @@ impl StageConfig {
             | Self::LogDetSelect(_)
             | Self::FacilityLocation(_)
             | Self::Prototypes(_)
+            | Self::ClusterPermanentPruning(_)
+            | Self::CodebookSelect(_)
+            | Self::VarianceSelect(_)
+            | Self::MaxvolSelect(_)
             | Self::RedundancySelect(_)
             | Self::DensityPruning(_) => None,
         }
@@ -239,6 +287,10 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::ClusterPermanentPruning(config) => config,
+            Self::CodebookSelect(config) => config,
+            Self::VarianceSelect(config) => config,
+            Self::MaxvolSelect(config) => config,
             Self::RedundancySelect(config) => config,
             Self::DensityPruning(config) => config,
             Self::FacilityLocation(config) => config,

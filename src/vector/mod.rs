@@ -19,6 +19,7 @@ mod graph;
 pub mod hnsw;
 pub mod ivf;
 pub mod kmeans;
+pub mod maxvol;
 pub mod mean;
 pub mod moments;
 pub mod neighbours;
@@ -26,6 +27,7 @@ pub mod recall;
 pub mod redundancy;
 pub mod source;
 pub mod steady;
+pub mod variance;
 pub mod volume;
 pub mod whiten;
 

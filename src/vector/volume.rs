@@ -34,12 +34,6 @@ impl Volume {
         Self { dimensions, inverse, count: 0, last: Vec::new() }
     }
 
-    /// Bytes that it takes at most.
-    #[must_use]
-    pub fn bytes(dimensions: usize) -> usize {
-        3 * dimensions * dimensions * size_of::<f64>()
-    }
-
     /// Adds a row, whose [`Volume::factor`] is `v`.
     pub fn add(&mut self, row: &[f32], v: f64) {
         let d = self.dimensions;

@@ -25,6 +25,10 @@ const BUDGETED: &[(&str, &str)] = &[
     ("density_pruning", "keep: random, complexity: size, balance: 0, iterations: 3"),
     ("redundancy_select", ""),
     ("redundancy_select", "center: features"),
+    ("variance_select", ""),
+    ("variance_select", "score: leverage, explained: 0.8"),
+    ("cluster_permanent_pruning", ""),
+    ("cluster_permanent_pruning", "k: 4, allocation: proportional, iterations: 3"),
 ];
 
 fn corpus(rows: &[Vector]) -> Corpus {
@@ -106,7 +110,7 @@ fn budgets_are_met_exactly_and_each_dropped_row_says_its_rank() {
             assert_eq!(survivors.iter().filter(|row| (50..60).contains(*row)).count(), bad, "{stage}");
             let (mut ranks, mut cells) = (BTreeSet::new(), BTreeMap::<u64, BTreeSet<u64>>::new());
             // Quotas of cells rank rows inside the cell.
-            let in_cells = ["density_pruning"].iter().any(|kind| stage.starts_with(kind));
+            let in_cells = ["density_pruning", "cluster_permanent_pruning"].iter().any(|kind| stage.starts_with(kind));
             for row in dropped(&corpus) {
                 if row.reason.as_deref() == Some("bad_vector") {
                     continue;
@@ -137,9 +141,12 @@ fn budgets_are_met_exactly_and_each_dropped_row_says_its_rank() {
 
 #[test]
 fn the_same_bytes_for_any_threads_and_batches() {
-    for (stage, keys) in BUDGETED {
+    let budgeted = BUDGETED.iter().map(|(stage, keys)| {
         let separator = if keys.is_empty() { "" } else { ", " };
-        let stage = format!("{stage}: {{ {keys}{separator}keep_fraction: 0.3 }}");
+        format!("{stage}: {{ {keys}{separator}keep_fraction: 0.3 }}")
+    });
+    let others = ["maxvol_select: { keep_rows: 40, rank: 4 }", "codebook_select: { every: 3, k: 7 }"].map(str::to_owned);
+    for stage in budgeted.chain(others) {
         let mut hashes = BTreeSet::new();
         for (threads, batch) in [("1", "8192"), ("2", "7"), ("2", "8192")] {
             // A folder of its own: nothing is taken from an earlier run.
@@ -245,4 +252,102 @@ fn redundancy_select_keeps_the_odd_one_first() {
     assert_eq!(corpus.kept(), ["0003"]);
     let scores: Vec<f64> = dropped(&corpus).iter().map(|row| row.score.unwrap()).collect();
     assert!(scores.iter().zip([0.041_345, 0.156_081, 0.041_345]).all(|(a, b)| (a - b).abs() < 1e-6), "{scores:?}");
+}
+
+/// Every row that is left out is a combination of the rows kept with coefficients of norm 1 at most, by least squares of the normal
+/// equations; no copy is kept. A budget below that is met exactly.
+#[test]
+fn maxvol_select_keeps_what_the_others_are_combinations_of() {
+    let rows = clustered(200, 4, 6);
+    let corpus = corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>());
+    let survivors = kept(&corpus, "maxvol_select: { keep_fraction: 1.0 }");
+    assert!((4..=12).contains(&survivors.len()), "{survivors:?}");
+    let said = report(&corpus);
+    assert_eq!((&said["rank"], &said["within_tolerance"], &said["kept"]), (&4.into(), &true.into(), &survivors.len().into()));
+    let units = unit(&rows);
+    // G = A_I^T A_I; the norm of the coefficients of x is x^T G^-1 x, solved by elimination.
+    for row in (0..200).filter(|row| !survivors.contains(row)) {
+        let mut work: Vec<Vec<f64>> = (0..4)
+            .map(|i| {
+                let gram = (0..4).map(|j| survivors.iter().map(|s| units[*s][i] * units[*s][j]).sum());
+                gram.chain([units[row][i]]).collect()
+            })
+            .collect();
+        for i in 0..4 {
+            let line: Vec<f64> = work[i].iter().map(|x| x / work[i][i]).collect();
+            for (other, numbers) in work.iter_mut().enumerate() {
+                let factor = if other == i { 0.0 } else { numbers[i] };
+                if other == i {
+                    numbers.clone_from(&line);
+                }
+                numbers.iter_mut().zip(&line).for_each(|(x, y)| *x -= factor * y);
+            }
+        }
+        let norm: f64 = (0..4).map(|i| work[i][4] * units[row][i]).sum::<f64>().sqrt();
+        assert!(norm <= 1.0 + 1e-5, "{row}: {norm}");
+        let line = corpus.lineage()[row].clone();
+        assert!((line.score.unwrap() - norm).abs() < 1e-4, "{line:?} {norm}");
+    }
+    for budget in [0.005, 0.01, 0.025] {
+        assert_eq!(kept(&corpus, &format!("maxvol_select: {{ keep_fraction: {budget} }}")).len(), (200.0 * budget) as usize);
+    }
+    corpus.verify().ok();
+}
+
+/// Seeds S14: outliers of one direction are kept; both measures, one half after the other, meet exact sizes.
+#[test]
+fn variance_select_keeps_what_lies_far_out() {
+    let mut draws = Random::new(8, "variance").sequence(b"rows");
+    let rows: Vec<Vec<f64>> =
+        (0..200).map(|row| (0..4).map(|i| 1.0 + 0.1 * draws.unit() + if row % 20 == 0 && i == 2 { 1.5 } else { 0.0 }).collect()).collect();
+    let corpus = corpus(&rows.into_iter().map(Some).collect::<Vec<_>>());
+    let outliers: Vec<usize> = (0..200).step_by(20).collect();
+    for score in ["energy", "leverage"] {
+        assert_eq!(kept(&corpus, &format!("variance_select: {{ keep_rows: 10, score: {score} }}")), outliers, "{score}");
+    }
+    let stages = "  - { id: v, embed: { from: vec } }\n  - { id: s, variance_select: { keep_fraction: 0.5 } }\n  - { id: t, variance_select: { keep_rows: 30, score: leverage } }";
+    corpus.pipeline_with(SOURCE, stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    assert_eq!(corpus.kept().len(), 30);
+}
+
+/// Seeds S9: of each theme one row in so many, rounded up; every theme stays.
+#[test]
+fn codebook_select_thins_each_theme_alike() {
+    let mut draws = Random::new(9, "codebook").sequence(b"rows");
+    let rows: Vec<Vec<f64>> =
+        (0..300).map(|row| (0..10).map(|i| f64::from(u8::from(i == row % 10)) + 0.1 * (draws.unit() - 0.5)).collect()).collect();
+    let corpus = corpus(&rows.into_iter().map(Some).collect::<Vec<_>>());
+    for keep in ["random", "hard", "easy"] {
+        for every in [1, 2, 7, 100] {
+            let survivors = kept(&corpus, &format!("codebook_select: {{ every: {every}, k: 10, keep: {keep} }}"));
+            for theme in 0..10 {
+                let of_theme = survivors.iter().filter(|row| **row % 10 == theme).count();
+                assert_eq!(of_theme, 30_usize.div_ceil(every), "{keep} {every}");
+            }
+        }
+    }
+    let line = &dropped(&corpus)[0];
+    let detail: Value = serde_json::from_str(line.detail.as_deref().unwrap()).unwrap();
+    assert_eq!((line.reason.as_deref(), &detail["budget"]), (Some("not_selected"), &1.into()));
+    corpus.verify().ok();
+}
+
+/// Seeds S8: a rare theme keeps its full size under equal shares, and its share in proportion; what repeats goes first.
+#[test]
+fn cluster_permanent_pruning_spares_rare_themes() {
+    let mut draws = Random::new(10, "pool").sequence(b"rows");
+    let mut rows: Vec<Vec<f64>> = Vec::new();
+    for row in 0..400_usize {
+        let theme = if row % 100 == 7 { 1 } else { 0 };
+        // Every other row of the common theme is a copy of the row before it.
+        let made = (0..5).map(|i| f64::from(u8::from(i == theme)) + 0.05 * (draws.unit() - 0.5)).collect();
+        rows.push(if theme == 0 && row % 2 == 1 { rows[row - 1].clone() } else { made });
+    }
+    let corpus = corpus(&rows.into_iter().map(Some).collect::<Vec<_>>());
+    let rare: Vec<usize> = (0..400).filter(|row| row % 100 == 7).collect();
+    let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2 }");
+    assert_eq!((survivors.len(), survivors.iter().filter(|row| rare.contains(row)).count()), (100, 4));
+    assert!(survivors.iter().all(|row| row % 2 == 0 || rare.contains(row)), "no copy is kept: {survivors:?}");
+    let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2, allocation: proportional }");
+    assert_eq!((survivors.len(), survivors.iter().filter(|row| rare.contains(row)).count()), (100, 1));
 }
