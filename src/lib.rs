@@ -65,6 +65,9 @@
 //!   machines need (descriptors in, receipts out, artefacts as the truth) is the same.
 //! * A barrier decides and makes no columns; a stage that fits to all rows and then makes one narrow row for each has a shape of its own
 //!   (`stages::seam::Shape::Fitted`): the fit is one artefact, and its vectors are one a shard, made and read as those of `embed`.
+//! * What the seed systems do in two steps, a score and then a cut by it, is one selecting stage here: a barrier decides, and the score stands in
+//!   the lineage of each row that it leaves out. So `redundancy_select` is PRISM's score and percentile; how many rows of a coreset are
+//!   kept is one budget in the same words everywhere, exact, and rows that are to pass by a selection take another branch.
 //! * [`declare`] is a module of the base: stages (floor 4) and the pipeline file (floor 5) read from the same tables, and the JSON
 //!   Schema is printed from them.
 //! * `run` computes what `plan` prints, because cached artefacts are known by what a run would compute.

@@ -20,7 +20,7 @@ Without --inputs the shards are looked for where run.json says that they were. C
 * scores of semantic duplicates are within epsilon; with --vectors (Parquet with columns `id` and `vector`, as
   tests/models/reference_vectors.py writes them), `rule: star` and `keep: first`, all of it again by all pairs: each dropped row's score and
   most similar kept row, and that no two rows that stayed are within epsilon;
-* budgets of rows are met.
+* budgets of rows, coresets' among them, are met.
 
 Prints one line a check and ends with 1 if any failed.
 """
@@ -63,8 +63,19 @@ REASONS = {
     "diversity_metrics": {"bad_vector"},
     "selector_pool": {"not_selected", "bad_vector"},
     "weighted_score_filter": {"filtered", "not_selected"},
+    "k_center": {"not_selected", "bad_vector"},
+    "facility_location": {"not_selected", "bad_vector"},
+    "log_det_select": {"not_selected", "bad_vector"},
+    "density_pruning": {"not_selected", "bad_vector"},
+    "redundancy_select": {"not_selected", "bad_vector"},
+    "maxvol_select": {"not_selected", "bad_vector"},
+    "variance_select": {"not_selected", "bad_vector"},
+    "codebook_select": {"not_selected", "bad_vector"},
+    "cluster_permanent_pruning": {"not_selected", "bad_vector"},
 }
-BUDGETED = {"prototypes", "score_filter", "weighted_score_filter", "gradient_value_select"}
+# Selections that keep exactly what was asked for: `maxvol_select` may stop earlier, `selector_pool` never keeps the tails, `codebook_select` is
+# told no number.
+BUDGETED = {kind for kind, reasons in REASONS.items() if "not_selected" in reasons} - {"maxvol_select", "selector_pool", "codebook_select", "sample"}
 CLOSE = 1e-5  # what two runtimes may differ by in a cosine
 ALL_PAIRS_ROWS = 20_000  # `k: auto` compares all pairs below so many rows
 LINEAGE = pa.schema(
@@ -488,8 +499,9 @@ def check_star(check, plan, lineage, vectors):
 def check_budgets(check, plan, lineage):
     """How many rows a selection holds: a budget of groups is met as a whole."""
     for name, stage in plan.stages.items():
-        keep = stage["config"].get("budget" if stage["kind"] == "prototypes" else "keep")
-        if stage["kind"] not in BUDGETED or not plan.line or not keep or not keep.keys() & {"fraction", "rows"}:
+        config = stage["config"]
+        keep = next((config[key] for key in ("budget", "keep") if isinstance(config.get(key), dict)), {})
+        if stage["kind"] not in BUDGETED or not plan.line or not keep.keys() & {"fraction", "rows"}:
             continue
         reached = [row for row in lineage if row["decision"] != "reject" and plan.reached(row, name)]
         reached = [row for row in reached if (row["stage"], row["reason"]) != (name, "filtered")]

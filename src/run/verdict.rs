@@ -127,7 +127,16 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::SelectorPool(_)
         | StageConfig::GradientValueSelect(_)
         | StageConfig::WeightedScoreFilter(_)
-        | StageConfig::ScoreFilter(_) => "filtered",
+        | StageConfig::ScoreFilter(_)
+        | StageConfig::KCenter(_)
+        | StageConfig::LogDetSelect(_)
+        | StageConfig::FacilityLocation(_)
+        | StageConfig::ClusterPermanentPruning(_)
+        | StageConfig::CodebookSelect(_)
+        | StageConfig::VarianceSelect(_)
+        | StageConfig::MaxvolSelect(_)
+        | StageConfig::RedundancySelect(_)
+        | StageConfig::DensityPruning(_) => "filtered",
     }
 }
 

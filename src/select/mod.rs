@@ -3,9 +3,13 @@
 pub mod allocation;
 pub mod budget;
 pub mod coverage;
+pub mod density;
+pub mod facility_location;
 pub mod gradient_value;
+pub mod lazy;
 pub mod meter;
 pub mod prototypes;
+pub mod quota;
 pub mod weighted;
 
 pub use budget::Budget;

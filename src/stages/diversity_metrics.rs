@@ -9,7 +9,7 @@ use super::columns::Drops;
 use super::policy::{self, OnBadVector};
 use super::quota::{self, Quota, Sized, Tally, noted, noting};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
-use super::vectors::{Gathered, gather};
+use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::optional;
 use crate::declare::{Field, Fields, Shape};
 use crate::diagnostic::Diagnostics;
@@ -123,7 +123,7 @@ impl Barrier for DiversityMetrics {
             let tally = Tally::try_new(engine, &self.config.groups(), &input.sources)?;
             let sources = input.source_names.clone();
             let (stream, sized) = noting(tally, input.stream);
-            let gathered = gather(engine, Narrow { stream, ..input }, 0).await?;
+            let gathered = gather(engine, Narrow { stream, ..input }, 0, Form::Unit).await?;
             let decide = move || self.decide(&gathered, &noted(&sized), dimensions, &sources);
             let (drops, report) = spawn::blocking("measuring diversity", decide).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })

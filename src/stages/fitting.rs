@@ -21,6 +21,8 @@ use crate::state::vectors;
 use crate::vector::affine::Affine;
 use crate::vector::moments::Moments;
 
+/// What memory is taken for.
+const WHAT: &str = "fitting vectors";
 /// Matrices of dimensions by dimensions that an eigendecomposition and what is made of it hold at once.
 const MATRICES: usize = 8;
 
@@ -52,13 +54,18 @@ impl Seen {
 
 /// Takes memory for a fit of so many dimensions, and `more` bytes beside; refuses more dimensions than an eigendecomposition bears.
 pub(super) fn reserve(engine: &Engine, dimensions: usize, more: usize) -> Result<Reservation> {
+    beside(&engine.reserve(WHAT, 0)?, dimensions, more)
+}
+
+/// [`reserve`] beside what is held already.
+pub(super) fn beside(held: &Reservation, dimensions: usize, more: usize) -> Result<Reservation> {
     if dimensions > MAX_FITTED_DIMENSIONS {
         return Err(Error::resources(format!(
             "the vectors have more dimensions than can be fitted dimensions=`{dimensions}` limit=`{MAX_FITTED_DIMENSIONS}`"
         ))
         .hint("keep fewer of them: `dims` of the `embed` stage"));
     }
-    engine.reserve("fitting vectors", Moments::bytes(dimensions) + MATRICES * dimensions * dimensions * size_of::<f64>() + more)
+    held.beside(WHAT, Moments::bytes(dimensions) + MATRICES * dimensions * dimensions * size_of::<f64>() + more)
 }
 
 /// Gives each sound vector as it is stored, in the order of the corpus. Rows with bad vectors are counted and left out.

@@ -14,7 +14,7 @@ use super::noted::{self, Numbers};
 use super::policy::{self, Budget, OnBadVector};
 use super::quota::{self, Quota, Sized, Tally};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, Table};
-use super::vectors::{Gathered, gather};
+use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::{defaulted, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -194,7 +194,7 @@ impl Barrier for GradientValueSelect {
             let tally = Tally::try_new(engine, &self.config.tasks(), &input.sources)?;
             let (stream, tasks) = quota::noting(tally, input.stream);
             let (stream, norms) = noted::noting(engine, stream, vec![NORM.to_owned()])?;
-            let gathered = gather(engine, Narrow { stream, ..input }, 0).await?;
+            let gathered = gather(engine, Narrow { stream, ..input }, 0, Form::Unit).await?;
             let decide = move || self.decide(&gathered, &quota::noted(&tasks), &noted::taken(&norms));
             let (drops, report, tables) = spawn::blocking("selecting by gradients", decide).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables, frozen: None })

@@ -7,17 +7,24 @@ use crate::diagnostic::Diagnostics;
 use crate::ids::StageId;
 
 mod carry;
+pub mod cluster_permanent_pruning;
+pub mod codebook_select;
 pub(crate) mod columns;
+pub mod density_pruning;
 pub mod dimension_select;
 pub mod diversity_metrics;
 mod draw;
 pub mod embed;
 pub mod embedding_whitening;
 pub mod exact_dedup;
+pub mod facility_location;
 pub mod filter;
 mod fitting;
 pub mod gradient_value_select;
 mod incumbents;
+pub mod k_center;
+pub mod log_det_select;
+pub mod maxvol_select;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 mod noted;
@@ -25,29 +32,41 @@ pub mod policy;
 pub mod prototypes;
 pub mod quota;
 mod ranked;
+pub mod redundancy_select;
 pub mod sample;
 pub mod score_filter;
 pub mod seam;
+mod selecting;
 pub mod selector_pool;
 pub mod semantic_dedup;
+pub mod variance_select;
 mod vectors;
 pub mod weighted_score_filter;
 
 use self::policy::OnBadVector;
+pub use cluster_permanent_pruning::ClusterPermanentPruningConfig;
+pub use codebook_select::CodebookSelectConfig;
+pub use density_pruning::DensityPruningConfig;
 pub use dimension_select::DimensionSelectConfig;
 pub use diversity_metrics::DiversityMetricsConfig;
 pub use embed::EmbedConfig;
 pub use embedding_whitening::EmbeddingWhiteningConfig;
 pub use exact_dedup::ExactDedupConfig;
+pub use facility_location::FacilityLocationConfig;
 pub use filter::FilterConfig;
 pub use gradient_value_select::GradientValueSelectConfig;
+pub use k_center::KCenterConfig;
+pub use log_det_select::LogDetSelectConfig;
+pub use maxvol_select::MaxvolSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
 pub use prototypes::PrototypesConfig;
+pub use redundancy_select::RedundancySelectConfig;
 pub use sample::SampleConfig;
 pub use score_filter::ScoreFilterConfig;
 pub use selector_pool::SelectorPoolConfig;
 pub use semantic_dedup::SemanticDedupConfig;
+pub use variance_select::VarianceSelectConfig;
 pub use weighted_score_filter::WeightedScoreFilterConfig;
 
 /// The configuration of one stage: its kind and that kind's keys.
@@ -83,6 +102,24 @@ pub enum StageConfig {
     ScoreFilter(ScoreFilterConfig),
     /// `weighted_score_filter`.
     WeightedScoreFilter(WeightedScoreFilterConfig),
+    /// `k_center`.
+    KCenter(KCenterConfig),
+    /// `facility_location`.
+    FacilityLocation(FacilityLocationConfig),
+    /// `log_det_select`.
+    LogDetSelect(LogDetSelectConfig),
+    /// `density_pruning`.
+    DensityPruning(DensityPruningConfig),
+    /// `redundancy_select`.
+    RedundancySelect(RedundancySelectConfig),
+    /// `maxvol_select`.
+    MaxvolSelect(MaxvolSelectConfig),
+    /// `variance_select`.
+    VarianceSelect(VarianceSelectConfig),
+    /// `codebook_select`.
+    CodebookSelect(CodebookSelectConfig),
+    /// `cluster_permanent_pruning`.
+    ClusterPermanentPruning(ClusterPermanentPruningConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -130,6 +167,47 @@ pub const KINDS: &[Field] = &[
         Shape::Map(weighted_score_filter::FIELDS),
         "Keeps the rows that the weighted mean of several columns scores best.",
     ),
+    optional(
+        "k_center",
+        Shape::Map(k_center::FIELDS),
+        "Keeps rows such that no other row is far from all of them (k-center, farthest first).",
+    ),
+    optional(
+        "log_det_select",
+        Shape::Map(log_det_select::FIELDS),
+        "Keeps rows whose vectors span the largest volume (a determinantal point process, greedily).",
+    ),
+    optional(
+        "facility_location",
+        Shape::Map(facility_location::FIELDS),
+        "Keeps rows such that every row is similar to a kept one (facility location).",
+    ),
+    optional(
+        "density_pruning",
+        Shape::Map(density_pruning::FIELDS),
+        "Keeps a quota of each cluster's rows, larger where it is spread out and lies apart (density-based pruning).",
+    ),
+    optional(
+        "redundancy_select",
+        Shape::Map(redundancy_select::FIELDS),
+        "Keeps the rows that correlate least, on average, with all others (PRISM).",
+    ),
+    optional(
+        "maxvol_select",
+        Shape::Map(maxvol_select::FIELDS),
+        "Keeps rows of which every other row is a small combination (maximal volume, MaxInfo).",
+    ),
+    optional(
+        "variance_select",
+        Shape::Map(variance_select::FIELDS),
+        "Keeps the rows that lie farthest from the mean along the directions of most variance.",
+    ),
+    optional("codebook_select", Shape::Map(codebook_select::FIELDS), "Keeps one row in so many of each cluster (TL;DR)."),
+    optional(
+        "cluster_permanent_pruning",
+        Shape::Map(cluster_permanent_pruning::FIELDS),
+        "Of each cluster, keeps the rows least like any row before them, up to the cluster's share of the budget.",
+    ),
 ];
 
 impl StageConfig {
@@ -152,6 +230,15 @@ impl StageConfig {
             "gradient_value_select" => Self::GradientValueSelect(GradientValueSelectConfig::read(fields, out)),
             "score_filter" => Self::ScoreFilter(ScoreFilterConfig::read(fields, out)),
             "weighted_score_filter" => Self::WeightedScoreFilter(WeightedScoreFilterConfig::read(fields, out)),
+            "k_center" => Self::KCenter(KCenterConfig::read(fields, out)),
+            "log_det_select" => Self::LogDetSelect(LogDetSelectConfig::read(fields, out)),
+            "facility_location" => Self::FacilityLocation(FacilityLocationConfig::read(fields, out)),
+            "density_pruning" => Self::DensityPruning(DensityPruningConfig::read(fields, out)),
+            "redundancy_select" => Self::RedundancySelect(RedundancySelectConfig::read(fields, out)),
+            "maxvol_select" => Self::MaxvolSelect(MaxvolSelectConfig::read(fields, out)),
+            "variance_select" => Self::VarianceSelect(VarianceSelectConfig::read(fields, out)),
+            "codebook_select" => Self::CodebookSelect(CodebookSelectConfig::read(fields, out)),
+            "cluster_permanent_pruning" => Self::ClusterPermanentPruning(ClusterPermanentPruningConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -161,7 +248,20 @@ impl StageConfig {
     pub fn needs_embedding(&self) -> bool {
         matches!(
             self,
-            Self::SemanticDedup(_) | Self::Prototypes(_) | Self::DiversityMetrics(_) | Self::SelectorPool(_) | Self::GradientValueSelect(_)
+            Self::SemanticDedup(_)
+                | Self::DiversityMetrics(_)
+                | Self::SelectorPool(_)
+                | Self::GradientValueSelect(_)
+                | Self::KCenter(_)
+                | Self::Prototypes(_)
+                | Self::ClusterPermanentPruning(_)
+                | Self::CodebookSelect(_)
+                | Self::VarianceSelect(_)
+                | Self::MaxvolSelect(_)
+                | Self::RedundancySelect(_)
+                | Self::DensityPruning(_)
+                | Self::LogDetSelect(_)
+                | Self::FacilityLocation(_)
         ) || self.shape() == seam::Shape::Fitted
     }
 
@@ -174,6 +274,15 @@ impl StageConfig {
             Self::DiversityMetrics(config) => config.embedding.as_ref(),
             Self::SelectorPool(config) => config.embedding.as_ref(),
             Self::GradientValueSelect(config) => config.embedding.as_ref(),
+            Self::KCenter(config) => config.embedding.as_ref(),
+            Self::LogDetSelect(config) => config.embedding.as_ref(),
+            Self::FacilityLocation(config) => config.embedding.as_ref(),
+            Self::DensityPruning(config) => config.embedding.as_ref(),
+            Self::RedundancySelect(config) => config.embedding.as_ref(),
+            Self::MaxvolSelect(config) => config.embedding.as_ref(),
+            Self::VarianceSelect(config) => config.embedding.as_ref(),
+            Self::CodebookSelect(config) => config.embedding.as_ref(),
+            Self::ClusterPermanentPruning(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -211,7 +320,16 @@ impl StageConfig {
             | Self::SelectorPool(_)
             | Self::GradientValueSelect(_)
             | Self::ScoreFilter(_)
-            | Self::WeightedScoreFilter(_) => None,
+            | Self::WeightedScoreFilter(_)
+            | Self::KCenter(_)
+            | Self::LogDetSelect(_)
+            | Self::FacilityLocation(_)
+            | Self::ClusterPermanentPruning(_)
+            | Self::CodebookSelect(_)
+            | Self::VarianceSelect(_)
+            | Self::MaxvolSelect(_)
+            | Self::RedundancySelect(_)
+            | Self::DensityPruning(_) => None,
         }
     }
 }
@@ -236,6 +354,15 @@ impl std::ops::Deref for StageConfig {
             Self::GradientValueSelect(config) => config,
             Self::ScoreFilter(config) => config,
             Self::WeightedScoreFilter(config) => config,
+            Self::ClusterPermanentPruning(config) => config,
+            Self::CodebookSelect(config) => config,
+            Self::VarianceSelect(config) => config,
+            Self::MaxvolSelect(config) => config,
+            Self::RedundancySelect(config) => config,
+            Self::DensityPruning(config) => config,
+            Self::FacilityLocation(config) => config,
+            Self::LogDetSelect(config) => config,
+            Self::KCenter(config) => config,
         }
     }
 }

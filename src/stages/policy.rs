@@ -224,6 +224,16 @@ impl Clusters {
         fields.int("k").and_then(|k| u32::try_from(k).ok()).map_or(Self::Auto, Self::Fixed)
     }
 
+    /// How many for so many rows, at least 1 and at most one a row; `auto` says how many the stage chooses.
+    #[must_use]
+    pub fn of(self, rows: usize, auto: impl Fn(usize) -> usize) -> usize {
+        let k = match self {
+            Self::Fixed(k) => k as usize,
+            Self::Auto => auto(rows),
+        };
+        k.clamp(1, rows.max(1))
+    }
+
     /// As hashed into the plan.
     #[must_use]
     pub fn canonical(self) -> Value {

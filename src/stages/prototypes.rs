@@ -9,7 +9,7 @@ use super::columns::{Drop, Drops};
 use super::policy::{self, Clusters, OnBadVector};
 use super::quota::{self, Quota, Sized, Tally, noted, noting};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
-use super::vectors::{Gathered, gather};
+use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -76,11 +76,7 @@ impl PrototypesConfig {
     }
 
     fn clusters(&self, rows: usize) -> usize {
-        let k = match self.k {
-            Clusters::Fixed(k) => k as usize,
-            Clusters::Auto => (rows as f64).sqrt().round() as usize,
-        };
-        k.clamp(1, rows.max(1))
+        self.k.of(rows, |rows| (rows as f64).sqrt().round() as usize)
     }
 
     fn training(&self) -> Training {
@@ -150,7 +146,7 @@ impl Barrier for Prototypes {
             let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
             let tally = Tally::try_new(engine, &self.config.quota, &input.sources)?;
             let (stream, sized) = noting(tally, input.stream);
-            let gathered = gather(engine, Narrow { stream, ..input }, trained_rows).await?;
+            let gathered = gather(engine, Narrow { stream, ..input }, trained_rows, Form::Unit).await?;
             let decide = move || self.decide(&gathered, &noted(&sized));
             let (drops, report) = spawn::blocking("selecting prototypes", decide).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })

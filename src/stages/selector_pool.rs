@@ -12,7 +12,7 @@ use super::draw::{self, Draw};
 use super::noted::{self, Numbers};
 use super::policy::{self, Budget, Clusters, OnBadVector};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
-use super::vectors::{Gathered, gather};
+use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -250,7 +250,7 @@ impl Barrier for SelectorPool {
             let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
             let names = self.config.numbers().into_iter().map(|(_, name)| name).collect();
             let (stream, numbers) = noted::noting(engine, input.stream, names)?;
-            let gathered = gather(engine, Narrow { stream, ..input }, trained_rows).await?;
+            let gathered = gather(engine, Narrow { stream, ..input }, trained_rows, Form::Unit).await?;
             let decide = move || self.decide(&gathered, &noted::taken(&numbers));
             let (drops, report) = spawn::blocking("choosing selectors", decide).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })

@@ -15,7 +15,7 @@ use crate::embed::guard::Status;
 use crate::engine::{Engine, Reservation, next};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::storage::scratch::Scratch;
-use crate::vector::{ReadRows, Source, Vectors, normalise};
+use crate::vector::{ReadRows, Source, Vectors, has_direction, normalise};
 
 /// Bytes a row beside its vector: id, cells, distance, order, norm, hash, decisions.
 const ROW_BYTES: usize = 168;
@@ -26,7 +26,16 @@ const BLOCK_ROWS: usize = 4096;
 /// Bytes that are read from a file of vectors at a time, at most.
 const READ_BYTES: usize = 1 << 20;
 
-/// Vectors of unit length, where there was room for them.
+/// How vectors are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Scaled to length 1.
+    Unit,
+    /// As they are stored: where lengths matter, or a mean is to be subtracted.
+    Stored,
+}
+
+/// Vectors, where there was room for them.
 #[derive(Debug)]
 pub(super) enum Held {
     Memory(Vectors),
@@ -80,7 +89,7 @@ impl ReadRows for VectorFile {
     }
 }
 
-/// Sound vectors of unit length with their rows, in the order of the corpus; bad ones apart.
+/// Sound vectors with their rows, in the order of the corpus; bad ones apart.
 pub(super) struct Gathered {
     /// [`crate::ids::RowId`] bits of the rows that can be compared.
     pub(super) rows: Vec<u64>,
@@ -118,7 +127,7 @@ fn room(engine: &Engine, count: usize, dimensions: usize, trained_rows: usize) -
 }
 
 /// Reads all rows, into memory where the engine's budget has room for them.
-pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows: usize) -> Result<Gathered> {
+pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows: usize, form: Form) -> Result<Gathered> {
     let dimensions = input.dimensions;
     let all = input.rows + input.incumbents.as_ref().map_or(0, |incumbents| incumbents.rows);
     let count = usize::try_from(all).ok().filter(|count| u32::try_from(*count).is_ok());
@@ -155,7 +164,11 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows
             if named == Some(Status::Ok) {
                 let from = data.len();
                 data.extend_from_slice(&values[index * dimensions..(index + 1) * dimensions]);
-                if normalise(&mut data[from..]) {
+                let sound_now = match form {
+                    Form::Unit => normalise(&mut data[from..]),
+                    Form::Stored => has_direction(&data[from..]),
+                };
+                if sound_now {
                     rows.push(ids.value(index));
                     sound.push(index as u32);
                     continue;

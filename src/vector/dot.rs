@@ -9,6 +9,9 @@ const LANES: usize = 8;
 /// Lanes of [`rough`], fixed for the same reason: enough of them that no addition waits for the one before.
 const WIDE: usize = 32;
 
+/// Lanes of [`mixed`].
+const HALF: usize = 16;
+
 /// All dot products of the rows of `rows` with the rows of `columns`, into `out` as `rows.rows()` rows of `columns.rows()`
 /// numbers, on the calling thread. Rounding: [`crate::vector::bound`].
 ///
@@ -61,6 +64,46 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     }
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h)) + rest
+}
+
+/// The dot product of singles with doubles, in double precision; equal inputs give equal bits on every machine, as in [`dot`].
+#[must_use]
+pub fn mixed(a: &[f32], b: &[f64]) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        struct Mixed<'a>(&'a [f32], &'a [f64]);
+        impl pulp::NullaryFnOnce for Mixed<'_> {
+            type Output = f64;
+
+            #[expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
+            #[inline(always)]
+            fn call(self) -> f64 {
+                portable_mixed(self.0, self.1)
+            }
+        }
+        return simd.vectorize(Mixed(a, b));
+    }
+    portable_mixed(a, b)
+}
+
+#[expect(clippy::inline_always, reason = "as above")]
+#[inline(always)]
+fn portable_mixed(a: &[f32], b: &[f64]) -> f64 {
+    let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<HALF>(), b.as_chunks::<HALF>());
+    let mut lanes = [0.0_f64; HALF];
+    for (x, y) in whole_a.iter().zip(whole_b) {
+        for lane in 0..HALF {
+            lanes[lane] += f64::from(x[lane]) * y[lane];
+        }
+    }
+    let mut width = HALF / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    rest_a.iter().zip(rest_b).fold(lanes[0], |sum, (x, y)| sum + f64::from(*x) * y)
 }
 
 /// The dot product in single precision, with the instructions that the machine has; equal inputs give equal bits on every machine,
@@ -149,6 +192,10 @@ mod tests {
             prop_assert!((dot(&a, &b) - plain(&a, &b)).abs() < 1e-12);
             prop_assert!((f64::from(rough(&a, &b)) - plain(&a, &b)).abs() < 1e-4);
             prop_assert_eq!(rough(&a, &b).to_bits(), portable_rough(&a, &b).to_bits());
+            let wide: Vec<f64> = b.iter().map(|x| f64::from(*x) + 1e-9).collect();
+            let exact: f64 = a.iter().zip(&wide).map(|(x, y)| f64::from(*x) * y).sum();
+            prop_assert!((mixed(&a, &wide) - exact).abs() < 1e-12);
+            prop_assert_eq!(mixed(&a, &wide).to_bits(), portable_mixed(&a, &wide).to_bits());
         }
 
         #[test]

@@ -20,10 +20,16 @@ mod graph;
 pub mod hnsw;
 pub mod ivf;
 pub mod kmeans;
+pub mod maxvol;
+pub mod mean;
 pub mod moments;
 pub mod neighbours;
 pub mod recall;
+pub mod redundancy;
 pub mod source;
+pub mod steady;
+pub mod variance;
+pub mod volume;
 pub mod whiten;
 
 pub use cells::Cells;
@@ -121,13 +127,20 @@ impl Vectors {
     }
 }
 
-/// Scales a row to length 1; `false`, and the row as it was, if it has no direction: a zero norm, NaN or an infinite number.
+/// Whether a row has a direction: no zero norm, no NaN and no infinite number.
+#[must_use]
+pub fn has_direction(row: &[f32]) -> bool {
+    let square = dot::dot(row, row);
+    square.is_finite() && square > 0.0
+}
+
+/// Scales a row to length 1; `false`, and the row as it was, if it has no direction.
 #[must_use]
 pub fn normalise(row: &mut [f32]) -> bool {
-    let norm = dot::dot(row, row).sqrt();
-    if !norm.is_finite() || norm == 0.0 {
+    if !has_direction(row) {
         return false;
     }
+    let norm = dot::dot(row, row).sqrt();
     for value in row {
         *value = (f64::from(*value) / norm) as f32;
     }

@@ -4,6 +4,8 @@
 //! formula of Chan, Golub and LeVeque (Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979). So nothing
 //! cancels out, and neither batches nor shards nor threads move a bit.
 
+use crate::error::Result;
+use crate::vector::Source;
 use crate::vector::double::{add_products, add_scaled};
 
 /// Rows of a block.
@@ -100,6 +102,17 @@ impl Covariance {
         let mut moments = Moments::new(rows.dimensions());
         rows.data().chunks_exact(rows.dimensions()).for_each(|row| moments.push(row));
         moments.finish()
+    }
+
+    /// Of all rows wherever they lie.
+    pub fn of_source(source: Source<'_>) -> Result<Self> {
+        let mut moments = Moments::new(source.dimensions());
+        let mut buffer = Vec::new();
+        for start in (0..source.rows()).step_by(BLOCK) {
+            let rows = source.run(start..source.rows().min(start + BLOCK), &mut buffer)?;
+            rows.data().chunks_exact(rows.dimensions()).for_each(|row| moments.push(row));
+        }
+        Ok(moments.finish())
     }
 
     /// Entry (`i`, `j`).

@@ -28,6 +28,7 @@ mod reliability;
 mod row_local;
 mod run;
 mod scores;
+mod selectors;
 mod semantic_rules;
 mod sketches;
 mod state;

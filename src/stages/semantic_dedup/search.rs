@@ -20,7 +20,7 @@ use crate::random::Random;
 use crate::stages::columns::{Detail, Drop, Drops};
 use crate::stages::policy::{Keep, Order};
 use crate::stages::seam::{Barrier, Frozen, Narrow, Outcome};
-use crate::stages::vectors::{Gathered, gather};
+use crate::stages::vectors::{Form, Gathered, gather};
 use crate::vector::recall::Recall;
 use crate::vector::{Cells, HnswConfig, KMeans, Probed, Rows, Source, near_pairs};
 
@@ -79,7 +79,7 @@ impl Barrier for SemanticDedup {
             let rows = input.rows + input.incumbents.as_ref().map_or(0, |incumbents| incumbents.rows);
             let trained_rows = self.trained_rows(usize::try_from(rows).unwrap_or(usize::MAX));
             let (frozen, dimensions) = (input.frozen.clone(), input.dimensions);
-            let gathered = gather(engine, input, trained_rows).await?;
+            let gathered = gather(engine, input, trained_rows, Form::Unit).await?;
             let stop = engine.stop().clone();
             let decide = move || {
                 let given = match &frozen {

@@ -1,0 +1,213 @@
+//! `cluster_permanent_pruning`: of each cluster, keeps the rows least like any row before them, up to the cluster's budget
+//! (Adapt-infinity: a pool of data that is never to grow beyond a size).
+//!
+//! The pool shrinks for good where the rows that reach the stage are those that an earlier run kept, together with new ones.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
+use super::selecting::{self, Asked, Clustered, Left};
+use super::vectors::{Form, Gathered};
+use crate::declare::shape::defaulted;
+use crate::declare::{Field, Fields, Presence, Shape};
+use crate::diagnostic::Diagnostics;
+use crate::engine::{Engine, Stop};
+use crate::error::Result;
+use crate::ids::StageId;
+use crate::random::Random;
+use crate::select::quota;
+use crate::vector::{Matrix, Rows, Training, nearest, similarity};
+use crate::words;
+
+words! {
+    /// How the budget is divided among clusters.
+    pub enum Allocation {
+        /// In equal shares; what a small cluster cannot use goes to the others.
+        Balanced = "balanced",
+        /// In proportion to their rows.
+        Proportional = "proportional",
+    }
+}
+
+/// Rows of a cluster of `k: auto`, about.
+const CLUSTER_ROWS: usize = 4_096;
+
+/// `cluster_permanent_pruning: {...}`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterPermanentPruningConfig {
+    /// How much is kept.
+    pub budget: Budget,
+    /// The embed stage; default the nearest above.
+    pub embedding: Option<StageId>,
+    /// Number of clusters; `auto` is 10, or one for 4,096 rows where these are more.
+    pub k: Clusters,
+    /// How the budget is divided among clusters; default `balanced`.
+    pub allocation: Allocation,
+    /// k-means iterations at most; default 20.
+    pub iterations: u32,
+    /// Seed of k-means; default 1234.
+    pub seed: u64,
+    /// What becomes of a row with a bad vector; default: kept and never compared.
+    pub on_bad_vector: OnBadVector,
+}
+
+/// The keys of `cluster_permanent_pruning`.
+pub const FIELDS: &[Field] = &[
+    policy::KEEP_FRACTION,
+    policy::KEEP_ROWS,
+    policy::EMBEDDING,
+    defaulted(
+        "k",
+        Clusters::SHAPE,
+        Presence::Text("auto"),
+        "Number of clusters; `auto` is 10, or one for 4,096 rows where these are more.",
+    ),
+    defaulted(
+        "allocation",
+        Shape::Choice(Allocation::WORDS),
+        Presence::Text("balanced"),
+        "How the budget is divided among clusters: `balanced`, in equal shares, what small ones cannot use going to the others; `proportional`, by rows.",
+    ),
+    policy::ITERATIONS,
+    policy::SEED,
+    policy::ON_BAD_VECTOR,
+];
+
+impl ClusterPermanentPruningConfig {
+    /// Reads the checked map.
+    pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
+        Self {
+            budget: Budget::read(fields, out),
+            embedding: fields.text("embedding").map(StageId::new),
+            k: Clusters::read(fields),
+            allocation: fields.text("allocation").and_then(|word| Allocation::from_word(&word)).unwrap_or(Allocation::Balanced),
+            iterations: policy::read_iterations(fields),
+            seed: policy::read_seed(fields),
+            on_bad_vector: policy::read_on_bad_vector(fields),
+        }
+    }
+
+    fn clusters(&self, rows: usize) -> usize {
+        self.k.of(rows, |rows| rows.div_ceil(CLUSTER_ROWS).max(10))
+    }
+
+    fn training(&self) -> Training {
+        Training::thorough(self.iterations as usize)
+    }
+
+    /// All that can change the stage's result, with defaults filled in and keys sorted. The embedding is named by the graph.
+    #[must_use]
+    pub fn canonical(&self) -> Value {
+        json!({
+            "allocation": self.allocation.word(),
+            "budget": self.budget.canonical(),
+            "iterations": self.iterations,
+            "k": self.k.canonical(),
+            "on_bad_vector": self.on_bad_vector.word(),
+            "seed": self.seed,
+        })
+    }
+}
+
+impl Stage for ClusterPermanentPruningConfig {
+    fn kind(&self) -> &'static str {
+        "cluster_permanent_pruning"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn canonical(&self) -> Value {
+        Self::canonical(self)
+    }
+
+    fn shape(&self) -> StageShape {
+        StageShape::Barrier
+    }
+
+    fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
+        Some(Box::new(ClusterPermanentPruning { config: self.clone(), stage: stage.clone() }))
+    }
+}
+
+/// Clusters the rows that reach it, and keeps of each cluster those that repeat least of what comes before.
+#[derive(Debug)]
+struct ClusterPermanentPruning {
+    config: ClusterPermanentPruningConfig,
+    stage: StageId,
+}
+
+impl Barrier for ClusterPermanentPruning {
+    fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
+        let config = &self.config;
+        let trained_rows = config.training().rows(config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
+        let asked = Asked { budget: config.budget, on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
+        let decide =
+            move |gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>| self.decide(gathered, keep, stop, report);
+        Box::pin(selecting::select(engine, input, "selecting from clusters", asked, decide))
+    }
+}
+
+impl ClusterPermanentPruning {
+    fn decide(&self, gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+        let config = &self.config;
+        let source = gathered.vectors.source();
+        let random = Random::new(config.seed, self.stage.as_str());
+        let Clustered { cells, sizes, .. } = Clustered::fit(source, config.clusters(source.rows()), &config.training(), &random)?;
+        let quotas = match config.allocation {
+            Allocation::Balanced => quota::balanced(&sizes, keep),
+            Allocation::Proportional => quota::proportional(&sizes, keep),
+        };
+        let mut members = vec![Vec::new(); sizes.len()];
+        cells.iter().zip(0..).for_each(|(cell, row)| members[*cell as usize].push(row));
+        let mut scores = vec![0.0; source.rows()];
+        for rows in members.iter().filter(|rows| !rows.is_empty()) {
+            stop.check()?;
+            let _memory = gathered.memory.beside("comparing the rows of a cluster", rows.len() * source.dimensions() * size_of::<f32>())?;
+            let mut buffer = Vec::new();
+            let found = earlier(source.gather(rows, &mut buffer)?);
+            rows.iter().zip(found).for_each(|(row, score)| scores[*row as usize] = score);
+        }
+        report.insert("cells".into(), json!(sizes.len()));
+        report.insert("smallest_quota".into(), json!(quotas.iter().min()));
+        report.insert("largest_quota".into(), json!(quotas.iter().max()));
+        Ok(selecting::first_of_cells(&selecting::ascending(&scores), &cells, &quotas, &scores))
+    }
+}
+
+/// Rows that are compared with earlier ones in one product; among each other they are compared one by one.
+const BLOCK: usize = 64;
+
+/// For each row its highest cosine with a row before it, 0 where none is above.
+fn earlier(rows: Matrix<'_>) -> Vec<f64> {
+    let starts: Vec<usize> = (0..rows.rows()).step_by(BLOCK).collect();
+    let of = |start: usize| {
+        let end = rows.rows().min(start + BLOCK);
+        let before = nearest(Rows::all(rows.run(start..end)), Rows::all(rows.run(0..start)), 0.0);
+        let within = |row: usize| (start..row).map(move |other| similarity(rows.row(row), rows.row(other)));
+        (start..end).zip(before).map(|(row, found)| within(row).fold(found.map_or(0.0, |(_, cosine)| cosine), f64::max)).collect::<Vec<_>>()
+    };
+    starts.into_par_iter().map(of).collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::planted;
+
+    #[test]
+    fn each_row_is_compared_with_all_before_it() {
+        let vectors = planted::vectors(300, 5, 9);
+        let found = earlier(vectors.matrix());
+        for (row, found) in found.into_iter().enumerate() {
+            let plain = (0..row).map(|other| similarity(vectors.row(row), vectors.row(other))).fold(0.0, f64::max);
+            assert_eq!(found.to_bits(), plain.to_bits());
+        }
+    }
+}

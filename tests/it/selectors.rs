@@ -1,0 +1,353 @@
+//! Stages that choose a coreset by vectors, through whole runs: counts, lineage, the same bytes, and what each promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, ListArray, RecordBatch, StringArray};
+use arrow::datatypes::Float64Type;
+use serde_json::Value;
+use trommel::random::Random;
+
+use crate::fixture::{Corpus, Row};
+
+type Vector = Option<Vec<f64>>;
+
+const SOURCE: &str = "  c: { parquet: { uri: in, id: id } }";
+
+/// Each stage with keys beside its budget.
+const BUDGETED: &[(&str, &str)] = &[
+    ("k_center", ""),
+    ("facility_location", ""),
+    ("facility_location", "k: 5, iterations: 4"),
+    ("log_det_select", ""),
+    ("log_det_select", "ridge: 1"),
+    ("density_pruning", "k: 8"),
+    ("density_pruning", "keep: random, complexity: size, balance: 0, iterations: 3"),
+    ("redundancy_select", ""),
+    ("redundancy_select", "center: features"),
+    ("variance_select", ""),
+    ("variance_select", "score: leverage, explained: 0.8"),
+    ("cluster_permanent_pruning", ""),
+    ("cluster_permanent_pruning", "k: 4, allocation: proportional, iterations: 3"),
+];
+
+fn corpus(rows: &[Vector]) -> Corpus {
+    let corpus = Corpus::new();
+    for (at, part) in rows.chunks(70).enumerate() {
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..part.len()).map(|row| format!("{:04}", at * 70 + row))));
+        let lists = ListArray::from_iter_primitive::<Float64Type, _, _>(
+            part.iter().map(|row| row.as_ref().map(|row| row.iter().copied().map(Some).collect::<Vec<_>>())),
+        );
+        let batch = RecordBatch::try_from_iter_with_nullable([("id", ids, false), ("vec", Arc::new(lists) as ArrayRef, true)]).unwrap();
+        corpus.batch(&format!("{at:03}.parquet"), &batch, 64);
+    }
+    corpus
+}
+
+/// Vectors around centres of unequal weight, some of them copies.
+fn clustered(rows: usize, dimensions: usize, seed: u64) -> Vec<Vec<f64>> {
+    let mut draws = Random::new(seed, "selectors").sequence(b"rows");
+    let centres: Vec<Vec<f64>> = (0..9).map(|_| (0..dimensions).map(|_| draws.unit() * 4.0 - 2.0).collect()).collect();
+    let mut made: Vec<Vec<f64>> = Vec::new();
+    for row in 0..rows {
+        let centre = &centres[(draws.below(81) as f64).sqrt() as usize];
+        let near = if row % 11 == 10 { made[row / 2].clone() } else { centre.iter().map(|x| x + draws.unit() - 0.5).collect() };
+        made.push(near);
+    }
+    made
+}
+
+/// 240 rows, ten of them without a vector.
+fn with_bad_rows() -> Vec<Vector> {
+    let mut rows: Vec<Vector> = clustered(230, 6, 1).into_iter().map(Some).collect();
+    rows.splice(50..50, [const { None }; 10]);
+    rows
+}
+
+fn run(corpus: &Corpus, stage: &str, more: &[&str]) {
+    let stages = format!("  - {{ id: v, embed: {{ from: vec }} }}\n  - {{ id: s, {stage} }}");
+    corpus.pipeline_with(SOURCE, &stages, "parquet: { uri: out }").run(&[&["--overwrite"], more].concat()).ok();
+}
+
+/// The numbers of the rows kept.
+fn kept(corpus: &Corpus, stage: &str) -> Vec<usize> {
+    run(corpus, stage, &[]);
+    corpus.kept().iter().map(|id| id.parse().unwrap()).collect()
+}
+
+fn report(corpus: &Corpus) -> Value {
+    corpus.manifest()["stages"].as_array().unwrap().iter().find(|found| found["stage"] == "s").unwrap()["report"].clone()
+}
+
+fn dropped(corpus: &Corpus) -> Vec<Row> {
+    corpus.lineage().into_iter().filter(|row| row.decision == "drop").collect()
+}
+
+fn unit(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
+    rows.iter().map(|row| row.iter().map(|x| x / norm(row)).collect()).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[test]
+fn budgets_are_met_exactly_and_each_dropped_row_says_its_rank() {
+    let corpus = corpus(&with_bad_rows());
+    for (stage, keys) in BUDGETED {
+        for (budget, count, bad) in [
+            ("keep_rows: 50", 50, 10),
+            ("keep_fraction: 0.25, on_bad_vector: drop", 60, 0),
+            ("keep_rows: 1, on_bad_vector: drop", 1, 0),
+            ("keep_rows: 5", 10, 10),
+            ("keep_rows: 1000", 240, 10),
+        ] {
+            let stage =
+                format!("{stage}: {{ {} }}", [*keys, budget].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", "));
+            let survivors = kept(&corpus, &stage);
+            assert_eq!(survivors.len(), count, "{stage}");
+            assert_eq!(survivors.iter().filter(|row| (50..60).contains(*row)).count(), bad, "{stage}");
+            let (mut ranks, mut cells) = (BTreeSet::new(), BTreeMap::<u64, BTreeSet<u64>>::new());
+            // Quotas of cells rank rows inside the cell.
+            let in_cells = ["density_pruning", "cluster_permanent_pruning"].iter().any(|kind| stage.starts_with(kind));
+            for row in dropped(&corpus) {
+                if row.reason.as_deref() == Some("bad_vector") {
+                    continue;
+                }
+                assert_eq!(
+                    (row.reason.as_deref(), &row.kept, row.score.is_some()),
+                    (Some("not_selected"), &None, true),
+                    "{stage}: {row:?}"
+                );
+                let detail: Value = serde_json::from_str(row.detail.as_deref().unwrap()).unwrap();
+                assert!(row.score.is_some_and(f64::is_finite), "{stage}: {row:?}");
+                let (rank, budget) = (detail["rank"].as_u64().unwrap(), detail["budget"].as_u64().unwrap());
+                assert!(rank > budget, "{stage}: {row:?}");
+                if in_cells {
+                    cells.entry(detail["cell"].as_u64().unwrap()).or_default().insert(rank - budget);
+                } else {
+                    assert_eq!(budget, (count - bad) as u64, "{stage}");
+                    ranks.insert(rank);
+                }
+            }
+            assert!(cells.into_values().all(|ranks| ranks.iter().copied().eq(1..=ranks.len() as u64)), "{stage}");
+            assert!(in_cells || ranks.into_iter().eq((count - bad) as u64 + 1..=230), "{stage}");
+            assert_eq!(report(&corpus)["budget"], count - bad);
+            corpus.verify().ok();
+        }
+    }
+}
+
+#[test]
+fn the_same_bytes_for_any_threads_and_batches() {
+    let budgeted = BUDGETED.iter().map(|(stage, keys)| {
+        let separator = if keys.is_empty() { "" } else { ", " };
+        format!("{stage}: {{ {keys}{separator}keep_fraction: 0.3 }}")
+    });
+    let others = ["maxvol_select: { keep_rows: 40, rank: 4 }", "codebook_select: { every: 3, k: 7 }"].map(str::to_owned);
+    for stage in budgeted.chain(others) {
+        let mut hashes = BTreeSet::new();
+        for (threads, batch) in [("1", "8192"), ("2", "7"), ("2", "8192")] {
+            // A folder of its own: nothing is taken from an earlier run.
+            let corpus = corpus(&with_bad_rows());
+            run(&corpus, &stage, &["--threads", threads, "--batch-rows", batch]);
+            hashes.insert(corpus.tree_hash().to_string());
+        }
+        assert_eq!(hashes.len(), 1, "{stage}");
+    }
+}
+
+/// In double precision from the start, where the program holds singles: no tie is so near.
+#[test]
+fn k_center_is_the_farthest_first_traversal() {
+    let rows = clustered(300, 5, 2);
+    let corpus = corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>());
+    let units = unit(&rows);
+    let mean: Vec<f64> = (0..5).map(|i| units.iter().map(|row| row[i]).sum()).collect();
+    let first = |score: &dyn Fn(usize) -> f64| (0..300).rev().max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap();
+    let mut chosen = vec![first(&|row| dot(&units[row], &mean))];
+    let distance = |row: usize, chosen: &[usize]| chosen.iter().map(|c| 1.0 - dot(&units[row], &units[*c])).fold(2.0, f64::min);
+    while chosen.len() < 30 {
+        chosen.push(first(&|row| distance(row, &chosen)));
+    }
+    let found = kept(&corpus, "k_center: { keep_rows: 30 }");
+    let mut wanted = chosen.clone();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    for row in dropped(&corpus) {
+        let own = distance(row.doc_id.as_deref().unwrap().parse().unwrap(), &chosen);
+        assert!((row.score.unwrap() - own).abs() < 1e-6, "{row:?}");
+    }
+    let radius = (0..300).map(|row| distance(row, &chosen)).fold(0.0, f64::max);
+    assert!((report(&corpus)["radius"].as_f64().unwrap() - radius).abs() < 1e-6);
+}
+
+#[test]
+fn facility_location_is_the_greedy_cover() {
+    let rows = clustered(200, 5, 3);
+    let corpus = corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>());
+    let units = unit(&rows);
+    let covered = |row: usize, chosen: &[usize]| chosen.iter().map(|c| dot(&units[row], &units[*c])).fold(0.0, f64::max);
+    let mut chosen = Vec::new();
+    let mut cover = vec![0.0_f64; 200];
+    while chosen.len() < 20 {
+        let gain = |j: usize| (0..200).map(|row| (dot(&units[row], &units[j]) - cover[row]).max(0.0)).sum::<f64>();
+        let gains: Vec<f64> = (0..200).map(gain).collect();
+        let best = (0..200).rev().max_by(|a, b| gains[*a].total_cmp(&gains[*b])).unwrap();
+        chosen.push(best);
+        (0..200).for_each(|row| cover[row] = covered(row, &chosen));
+    }
+    let found = kept(&corpus, "facility_location: { keep_rows: 20 }");
+    let report = report(&corpus);
+    assert!((report["covered"].as_f64().unwrap() - cover.iter().sum::<f64>()).abs() < 1e-3, "{report}");
+    assert_eq!(report["cells"], 1);
+    chosen.sort_unstable();
+    assert_eq!(found, chosen);
+    // In cells less is compared; what is covered hardly differs.
+    kept(&corpus, "facility_location: { keep_rows: 20, k: 4 }");
+    let cells = self::report(&corpus);
+    assert_eq!(cells["cells"], 4);
+    assert!(cells["covered"].as_f64().unwrap() > 0.95 * report["covered"].as_f64().unwrap(), "{cells}");
+}
+
+/// The axes span more than copies of one of them, however small the ridge.
+#[test]
+fn log_det_select_takes_one_row_of_each_direction_first() {
+    let rows: Vec<Vector> = (0..40).map(|row| Some((0..5).map(|i| f64::from(u8::from(i == row % 8 % 5))).collect())).collect();
+    let corpus = corpus(&rows);
+    assert_eq!(kept(&corpus, "log_det_select: { keep_rows: 5 }"), [0, 1, 2, 3, 4]);
+    let value = report(&corpus)["log_det"].as_f64().unwrap();
+    assert!((value - 5.0 * 101.0_f64.ln()).abs() < 1e-9, "{value}");
+    // Then a second one of each: all directions count the same again.
+    assert_eq!(kept(&corpus, "log_det_select: { keep_rows: 10 }"), [0, 1, 2, 3, 4, 5, 6, 7, 11, 12]);
+}
+
+/// Of two clusters of one size the loose one keeps more (seeds S3); rotating all vectors changes nothing.
+#[test]
+fn density_pruning_keeps_more_of_a_loose_cluster() {
+    let mut draws = Random::new(3, "density").sequence(b"rows");
+    let rows: Vec<Vec<f64>> = (0..400)
+        .map(|row| {
+            let (axis, spread) = if row % 2 == 0 { (0, 0.1) } else { (1, 1.2) };
+            (0..4).map(|i| f64::from(u8::from(i == axis)) + spread * (draws.unit() - 0.5)).collect()
+        })
+        .collect();
+    let (sine, cosine) = 0.7_f64.sin_cos();
+    let turned = rows.iter().map(|row| vec![cosine * row[0] - sine * row[2], row[3], sine * row[0] + cosine * row[2], row[1]]);
+    let stage = "density_pruning: { keep_rows: 100, k: 2, temperature: 0.1, balance: 0.2 }";
+    let survivors = kept(&corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>()), stage);
+    let loose = survivors.iter().filter(|row| **row % 2 == 1).count();
+    assert!(survivors.len() == 100 && loose > 60, "{loose}");
+    assert_eq!(kept(&corpus(&turned.map(Some).collect::<Vec<_>>()), stage), survivors);
+}
+
+/// Seeds S6, through a run: lengths count, so vectors are taken as they are stored.
+#[test]
+fn redundancy_select_keeps_the_odd_one_first() {
+    let rows: Vec<Vector> = [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 4.0]].map(|row| Some(row.to_vec())).to_vec();
+    let corpus = corpus(&rows);
+    let stages = "  - { id: v, embed: { from: vec, normalize: false } }\n  - { id: s, redundancy_select: { keep_rows: 1 } }";
+    corpus.pipeline_with(SOURCE, stages, "parquet: { uri: out }").run(&[]).ok();
+    assert_eq!(corpus.kept(), ["0003"]);
+    let scores: Vec<f64> = dropped(&corpus).iter().map(|row| row.score.unwrap()).collect();
+    assert!(scores.iter().zip([0.041_345, 0.156_081, 0.041_345]).all(|(a, b)| (a - b).abs() < 1e-6), "{scores:?}");
+}
+
+/// Every row that is left out is a combination of the rows kept with coefficients of norm 1 at most, by least squares of the normal
+/// equations; no copy is kept. A budget below that is met exactly.
+#[test]
+fn maxvol_select_keeps_what_the_others_are_combinations_of() {
+    let rows = clustered(200, 4, 6);
+    let corpus = corpus(&rows.iter().cloned().map(Some).collect::<Vec<_>>());
+    let survivors = kept(&corpus, "maxvol_select: { keep_fraction: 1.0 }");
+    assert!((4..=12).contains(&survivors.len()), "{survivors:?}");
+    let said = report(&corpus);
+    assert_eq!((&said["rank"], &said["within_tolerance"], &said["kept"]), (&4.into(), &true.into(), &survivors.len().into()));
+    let units = unit(&rows);
+    // G = A_I^T A_I; the norm of the coefficients of x is x^T G^-1 x, solved by elimination.
+    for row in (0..200).filter(|row| !survivors.contains(row)) {
+        let mut work: Vec<Vec<f64>> = (0..4)
+            .map(|i| {
+                let gram = (0..4).map(|j| survivors.iter().map(|s| units[*s][i] * units[*s][j]).sum());
+                gram.chain([units[row][i]]).collect()
+            })
+            .collect();
+        for i in 0..4 {
+            let line: Vec<f64> = work[i].iter().map(|x| x / work[i][i]).collect();
+            for (other, numbers) in work.iter_mut().enumerate() {
+                let factor = if other == i { 0.0 } else { numbers[i] };
+                if other == i {
+                    numbers.clone_from(&line);
+                }
+                numbers.iter_mut().zip(&line).for_each(|(x, y)| *x -= factor * y);
+            }
+        }
+        let norm: f64 = (0..4).map(|i| work[i][4] * units[row][i]).sum::<f64>().sqrt();
+        assert!(norm <= 1.0 + 1e-5, "{row}: {norm}");
+        let line = corpus.lineage()[row].clone();
+        assert!((line.score.unwrap() - norm).abs() < 1e-4, "{line:?} {norm}");
+    }
+    for budget in [0.005, 0.01, 0.025] {
+        assert_eq!(kept(&corpus, &format!("maxvol_select: {{ keep_fraction: {budget} }}")).len(), (200.0 * budget) as usize);
+    }
+    corpus.verify().ok();
+}
+
+/// Seeds S14: outliers of one direction are kept; both measures, one half after the other, meet exact sizes.
+#[test]
+fn variance_select_keeps_what_lies_far_out() {
+    let mut draws = Random::new(8, "variance").sequence(b"rows");
+    let rows: Vec<Vec<f64>> =
+        (0..200).map(|row| (0..4).map(|i| 1.0 + 0.1 * draws.unit() + if row % 20 == 0 && i == 2 { 1.5 } else { 0.0 }).collect()).collect();
+    let corpus = corpus(&rows.into_iter().map(Some).collect::<Vec<_>>());
+    let outliers: Vec<usize> = (0..200).step_by(20).collect();
+    for score in ["energy", "leverage"] {
+        assert_eq!(kept(&corpus, &format!("variance_select: {{ keep_rows: 10, score: {score} }}")), outliers, "{score}");
+    }
+    let stages = "  - { id: v, embed: { from: vec } }\n  - { id: s, variance_select: { keep_fraction: 0.5 } }\n  - { id: t, variance_select: { keep_rows: 30, score: leverage } }";
+    corpus.pipeline_with(SOURCE, stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    assert_eq!(corpus.kept().len(), 30);
+}
+
+/// Seeds S9: of each theme one row in so many, rounded up; every theme stays.
+#[test]
+fn codebook_select_thins_each_theme_alike() {
+    let mut draws = Random::new(9, "codebook").sequence(b"rows");
+    let rows: Vec<Vec<f64>> =
+        (0..300).map(|row| (0..10).map(|i| f64::from(u8::from(i == row % 10)) + 0.1 * (draws.unit() - 0.5)).collect()).collect();
+    let corpus = corpus(&rows.into_iter().map(Some).collect::<Vec<_>>());
+    for keep in ["random", "hard", "easy"] {
+        for every in [1, 2, 7, 100] {
+            let survivors = kept(&corpus, &format!("codebook_select: {{ every: {every}, k: 10, keep: {keep} }}"));
+            for theme in 0..10 {
+                let of_theme = survivors.iter().filter(|row| **row % 10 == theme).count();
+                assert_eq!(of_theme, 30_usize.div_ceil(every), "{keep} {every}");
+            }
+        }
+    }
+    let line = &dropped(&corpus)[0];
+    let detail: Value = serde_json::from_str(line.detail.as_deref().unwrap()).unwrap();
+    assert_eq!((line.reason.as_deref(), &detail["budget"]), (Some("not_selected"), &1.into()));
+    corpus.verify().ok();
+}
+
+/// Seeds S8: a rare theme keeps its full size under equal shares, and its share in proportion; what repeats goes first.
+#[test]
+fn cluster_permanent_pruning_spares_rare_themes() {
+    let mut draws = Random::new(10, "pool").sequence(b"rows");
+    let mut rows: Vec<Vec<f64>> = Vec::new();
+    for row in 0..400_usize {
+        let theme = if row % 100 == 7 { 1 } else { 0 };
+        // Every other row of the common theme is a copy of the row before it.
+        let made = (0..5).map(|i| f64::from(u8::from(i == theme)) + 0.05 * (draws.unit() - 0.5)).collect();
+        rows.push(if theme == 0 && row % 2 == 1 { rows[row - 1].clone() } else { made });
+    }
+    let corpus = corpus(&rows.into_iter().map(Some).collect::<Vec<_>>());
+    let rare: Vec<usize> = (0..400).filter(|row| row % 100 == 7).collect();
+    let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2 }");
+    assert_eq!((survivors.len(), survivors.iter().filter(|row| rare.contains(row)).count()), (100, 4));
+    assert!(survivors.iter().all(|row| row % 2 == 0 || rare.contains(row)), "no copy is kept: {survivors:?}");
+    let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2, allocation: proportional }");
+    assert_eq!((survivors.len(), survivors.iter().filter(|row| rare.contains(row)).count()), (100, 1));
+}
