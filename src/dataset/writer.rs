@@ -500,7 +500,7 @@ impl ShardWriter {
         }
         self.writer.finish().map_err(|error| write_error(error, &self.path))?;
         let file = self.writer.inner_mut().0.take().ok_or_else(|| Error::internal("file is finished twice"))?;
-        let written = file.finish()?;
+        let written = file.finish_in_part()?;
         Ok(Written {
             rows: self.rows,
             bytes: written.bytes,

@@ -50,7 +50,7 @@ fn copy(cx: &RunContext, from: &Path, folder: &Path, path: String) -> Result<Out
         writer.write(&batch).map_err(|error| write_error(error, &to))?;
     }
     let file = writer.into_inner().map_err(|error| write_error(error, &to))?;
-    let written = file.finish()?;
+    let written = file.finish_in_part()?;
     Ok(OutputFile { path, kind: KIND.into(), bytes: written.bytes, blake3: written.hash.to_string(), rows })
 }
 

@@ -282,11 +282,11 @@ impl LineageWriter {
         self.writer.write(&batch).map_err(|error| write_error(error, &self.path))
     }
 
-    /// Ends the file; it is on disk when this returns.
+    /// Ends the file; its bytes are on disk when this returns, its name once the folder is synced.
     pub fn finish(mut self) -> Result<(Written, u64)> {
         self.flush()?;
         let file = self.writer.into_inner().map_err(|error| write_error(error, &self.path))?;
-        Ok((file.finish()?, self.next))
+        Ok((file.finish_in_part()?, self.next))
     }
 }
 

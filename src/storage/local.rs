@@ -98,14 +98,21 @@ impl AsideFile {
     ///
     /// # Errors
     /// Kind storage or resources, naming the path; the temporary file is then removed.
-    pub fn finish(mut self) -> Result<Written> {
+    pub fn finish(self) -> Result<Written> {
+        let target = self.target.clone();
+        let written = self.finish_in_part()?;
+        target.parent().map_or(Ok(()), sync_dir)?;
+        Ok(written)
+    }
+
+    /// As [`AsideFile::finish`], but the folder is synced by whoever makes it visible: one sync for all its files.
+    ///
+    /// # Errors
+    /// As [`AsideFile::finish`].
+    pub fn finish_in_part(mut self) -> Result<Written> {
         self.drain().map_err(|error| io_error("cannot write", &self.target, error))?;
         disk::sync(&self.file, &self.temporary).map_err(|error| io_error("cannot sync", &self.target, error))?;
-        let written = self.rename()?;
-        if let Some(folder) = written.1.parent() {
-            sync_dir(folder)?;
-        }
-        Ok(written.0)
+        self.rename()
     }
 
     /// As [`AsideFile::finish`], under a name in the same file system that the hash of its bytes says. A file of that name holds the same
@@ -126,13 +133,13 @@ impl AsideFile {
     /// As [`AsideFile::finish`].
     pub fn finish_unsynced(mut self) -> Result<Written> {
         self.drain().map_err(|error| io_error("cannot write", &self.target, error))?;
-        Ok(self.rename()?.0)
+        self.rename()
     }
 
-    fn rename(mut self) -> Result<(Written, PathBuf)> {
+    fn rename(mut self) -> Result<Written> {
         disk::rename(&self.temporary, &self.target).map_err(|error| io_error("cannot rename", &self.target, error))?;
         self.finished = true;
-        Ok((Written { hash: self.hasher.finalize().into(), bytes: self.bytes }, self.target.clone()))
+        Ok(Written { hash: self.hasher.finalize().into(), bytes: self.bytes })
     }
 }
 
