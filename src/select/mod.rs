@@ -5,6 +5,7 @@ pub mod budget;
 pub mod coverage;
 pub mod gradient_value;
 pub mod meter;
+pub mod online_loss;
 pub mod prototypes;
 pub mod weighted;
 
