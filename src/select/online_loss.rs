@@ -264,7 +264,9 @@ mod tests {
         #[test]
         fn equals_the_definition(rows in prop::collection::vec((words(), any::<bool>()), 0..20), asked in words(), alpha in 0.1_f64..2.0) {
             let mut bayes = NaiveBayes::new(alpha);
-            rows.iter().for_each(|(words, hard)| bayes.learn(words, *hard));
+            for (words, hard) in &rows {
+                bayes.learn(words, *hard);
+            }
             bayes.settle();
             prop_assert!((bayes.hard(&asked) - plain(&rows, &asked, alpha)).abs() < 1e-9);
         }

@@ -68,6 +68,7 @@ pub const FIELDS: &[Field] = &[
 
 impl OnlineLossFilterConfig {
     /// Reads the checked map.
+    #[must_use]
     pub fn read(fields: &Fields<'_>, _: &mut Diagnostics) -> Self {
         let count = |key| fields.int(key).and_then(|value| usize::try_from(value).ok()).unwrap_or(1);
         let float = |key| fields.float(key).unwrap_or_default();

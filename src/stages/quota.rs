@@ -313,15 +313,13 @@ impl Tally {
             let source = if self.quota.per_source { self.sources.get(shard).copied().unwrap_or(usize::MAX) } else { 0 };
             let name = groups.as_ref().filter(|groups| groups.is_valid(row)).map(|groups| groups.value(row).to_owned());
             let key = (source, name);
-            let number = match self.numbers.get(&key) {
-                Some(number) => *number,
-                None => {
-                    self.memory.grow(GROUP_BYTES + key.1.as_ref().map_or(0, String::len))?;
-                    self.numbers.insert(key, self.sizes.len());
-                    self.sizes.push(0);
-                    self.sizes.len() - 1
-                }
-            };
+            let known = self.numbers.get(&key).copied();
+            let number = known.unwrap_or(self.sizes.len());
+            if known.is_none() {
+                self.memory.grow(GROUP_BYTES + key.1.as_ref().map_or(0, String::len))?;
+                self.numbers.insert(key, number);
+                self.sizes.push(0);
+            }
             read.push((number as u64, sizes.map_or(1, |sizes| sizes.value(row))));
         }
         Ok(read)

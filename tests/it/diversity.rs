@@ -52,7 +52,9 @@ fn report(corpus: &Corpus, stage: usize) -> Value {
 fn wanted(rows: impl Iterator<Item = usize>) -> Diversity {
     let vectors: Vec<[f32; 4]> = rows.filter_map(vector).collect();
     measure(4, &|see| {
-        vectors.iter().for_each(|vector| see(vector));
+        for vector in &vectors {
+            see(vector);
+        }
         Ok(())
     })
     .unwrap()

@@ -310,14 +310,14 @@ impl Tive {
             let left = total - budgets.values().sum::<u64>();
             let open: Vec<_> = self.sizes.keys().copied().filter(|task| !budgets.contains_key(task)).collect();
             let all: f64 = open.iter().map(|task| self.worth[task]).sum();
-            let share = |task: &Option<&'static str>| left as f64 * self.worth[task] / all;
-            let full: Vec<_> = open.iter().copied().filter(|task| !repeat && share(task) >= self.sizes[task] as f64).collect();
+            let share = |task: Option<&'static str>| left as f64 * self.worth[&task] / all;
+            let full: Vec<_> = open.iter().copied().filter(|task| !repeat && share(*task) >= self.sizes[task] as f64).collect();
             if full.is_empty() {
                 let mut order = open.clone();
-                order.sort_by(|a, b| (share(b) % 1.0).total_cmp(&(share(a) % 1.0)));
-                let floors: u64 = open.iter().map(|task| share(task) as u64).sum();
+                order.sort_by(|a, b| (share(*b) % 1.0).total_cmp(&(share(*a) % 1.0)));
+                let floors: u64 = open.iter().map(|task| share(*task) as u64).sum();
                 for (place, task) in order.iter().enumerate() {
-                    budgets.insert(*task, share(task) as u64 + u64::from((place as u64) < left - floors));
+                    budgets.insert(*task, share(*task) as u64 + u64::from((place as u64) < left - floors));
                 }
                 return budgets;
             }
@@ -446,7 +446,7 @@ fn bad_gradients_are_kept_first_dropped_or_refused() {
 
 /// Three clusters by direction: rows 0 to 3 are a rare one, and of the others every third is in the smaller one.
 fn cluster(row: usize) -> usize {
-    if row < 4 { 0 } else { 1 + usize::from(row % 3 != 0) }
+    if row < 4 { 0 } else { 1 + usize::from(!row.is_multiple_of(3)) }
 }
 
 /// The first score spreads the rows of cluster 1 and is constant in cluster 2, the second the other way round; the third is missing
@@ -605,7 +605,7 @@ fn a_replayed_stream_leaves_out_what_it_need_not_see() {
         }
     }
     let [(hard, hards), (easy, easies)] = unseen.map(|(skips, all)| (skips, all));
-    assert!(easy as f64 >= 0.95 * easies as f64 && (hard as f64) < 0.05 * hards as f64, "{unseen:?}");
+    assert!(100 * easy >= 95 * easies && 100 * hard < 5 * hards, "{unseen:?}");
     // Nothing is left out unseen where the predictor is never sure enough.
     run(&corpus, "  - { id: online, online_loss_filter: { loss: loss, window: 100, limit: 0 } }");
     let report = self::report(&corpus);
