@@ -61,6 +61,7 @@ REASONS = {
     "score_filter": {"filtered", "not_selected"},
     "gradient_value_select": {"not_selected", "bad_vector"},
     "diversity_metrics": {"bad_vector"},
+    "online_loss_filter": {"not_selected"},
     "selector_pool": {"not_selected", "bad_vector"},
     "weighted_score_filter": {"filtered", "not_selected"},
     "k_center": {"not_selected", "bad_vector"},

@@ -123,6 +123,7 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::MinhashDedup(_)
         | StageConfig::SemanticDedup(_)
         | StageConfig::Prototypes(_)
+        | StageConfig::OnlineLossFilter(_)
         | StageConfig::DiversityMetrics(_)
         | StageConfig::SelectorPool(_)
         | StageConfig::GradientValueSelect(_)

@@ -69,10 +69,14 @@ mod tests {
                 let mut order = open.clone();
                 order.sort_by_key(|group| (std::cmp::Reverse(left * weight[*group] % all), *group));
                 let missing = total - parts.iter().sum::<u64>();
-                order.iter().take(missing as usize).for_each(|group| parts[*group] += 1);
+                for group in order.iter().take(missing as usize) {
+                    parts[*group] += 1;
+                }
                 return parts;
             }
-            fills.into_iter().for_each(|group| full[group] = true);
+            for group in fills {
+                full[group] = true;
+            }
         }
     }
 

@@ -60,7 +60,6 @@ pub fn key(value: f64, temperature: f64, unit: f64) -> f64 {
 }
 
 /// How often each row of a task is taken, by falling key: every row `budget / rows` times, and the first ones once more.
-#[must_use]
 pub fn repeats(rows: u64, budget: u64) -> impl Fn(u64) -> u64 {
     let (each, more) = (budget.checked_div(rows).unwrap_or(0), budget.checked_rem(rows).unwrap_or(0));
     move |rank| each + u64::from(rank < more)
@@ -106,7 +105,9 @@ mod tests {
         fn values_are_mean_cosines(rows in prop::collection::vec((0_usize..3, prop::collection::vec(-1.0_f32..1.0, 4)), 1..20)) {
             let rows: Vec<(usize, Vec<f32>)> = rows.into_iter().filter_map(|(task, vector)| Some((task, unit(vector)?))).collect();
             let mut directions = Directions::new(3, 4);
-            rows.iter().for_each(|(task, gradient)| directions.add(*task, gradient));
+            for (task, gradient) in &rows {
+                directions.add(*task, gradient);
+            }
             for (task, gradient) in &rows {
                 let cosines: Vec<f64> = rows
                     .iter()
@@ -153,7 +154,9 @@ mod tests {
     fn a_row_across_its_task_is_worth_least() {
         let rows: Vec<[f32; 2]> = vec![[1.0, 0.0], [0.8, 0.6], [0.8, -0.6], [0.0, 1.0]];
         let mut directions = Directions::new(1, 2);
-        rows.iter().for_each(|row| directions.add(0, row));
+        for row in &rows {
+            directions.add(0, row);
+        }
         let values: Vec<f64> = rows.iter().map(|row| directions.value(0, row)).collect();
         assert!(values[..3].iter().all(|value| *value > values[3]), "{values:?}");
     }

@@ -8,6 +8,7 @@ pub mod facility_location;
 pub mod gradient_value;
 pub mod lazy;
 pub mod meter;
+pub mod online_loss;
 pub mod prototypes;
 pub mod quota;
 pub mod weighted;

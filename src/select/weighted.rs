@@ -84,13 +84,11 @@ mod tests {
         ) {
             let (values, weights): (Vec<Option<f64>>, Vec<f64>) = criteria.into_iter().unzip();
             let scale = Scale { from: [-1.0, 4.0], to: [to.0, to.1] };
-            let total: f64 = (0..values.len()).filter(|at| values[*at].is_some()).map(|at| weights[at]).sum();
+            let total: f64 = values.iter().zip(&weights).filter(|(value, _)| value.is_some()).map(|(_, weight)| weight).sum();
             let mut wanted = 0.0;
-            for at in 0..values.len() {
-                if let Some(value) = values[at] {
-                    let share = (value + 1.0) / 5.0;
-                    wanted += weights[at] / total * ((1.0 - share) * to.0 + share * to.1);
-                }
+            for (value, weight) in values.iter().zip(&weights) {
+                let share = value.map(|value| (value + 1.0) / 5.0);
+                wanted += share.map_or(0.0, |share| weight / total * ((1.0 - share) * to.0 + share * to.1));
             }
             let missing = values.iter().any(Option::is_none);
             match mean(&values, &weights, scale, partial) {

@@ -91,6 +91,8 @@ pub(super) enum Detail {
     Rank { budget: u64, rank: u64, cell: Option<u32> },
     /// The same where the selection keeps so many bytes or tokens.
     Measured { budget: u64, rank: u64, unit: &'static str, cell: Option<u32> },
+    /// Which pass over the row is saved: `backward`, or `forward` and with it both.
+    Skipped(&'static str),
     /// The cell in which the row was compared, if there are several; whether no kept row is near; whether its survivor is near
     /// only by a chain.
     Compared { cell: Option<u32>, orphan: bool, chained: bool },
@@ -106,6 +108,7 @@ impl Detail {
         match self {
             Self::None => {}
             Self::Status(status) => drop(object.insert("embedding_status".into(), json!(status))),
+            Self::Skipped(pass) => drop(object.insert("skipped".into(), json!(pass))),
             Self::Rank { budget, rank, cell } => {
                 object.insert("budget".into(), json!(budget));
                 object.insert("rank".into(), json!(rank));
@@ -221,6 +224,7 @@ mod tests {
         assert_eq!(rank.text().as_deref(), Some(r#"{"budget":2,"cell":1,"rank":5}"#));
         let bytes = Detail::Measured { budget: 2, rank: 5, unit: "bytes", cell: Some(1) };
         assert_eq!(bytes.text().as_deref(), Some(r#"{"budget":2,"cell":1,"rank":5,"unit":"bytes"}"#));
+        assert_eq!(Detail::Skipped("forward").text().as_deref(), Some(r#"{"skipped":"forward"}"#));
         assert_eq!(Detail::Status("null").text().as_deref(), Some(r#"{"embedding_status":"null"}"#));
     }
 

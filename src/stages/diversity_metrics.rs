@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns::Drops;
 use super::policy::{self, OnBadVector};
-use super::quota::{self, Quota, Sized, Tally, noted, noting};
+use super::quota::{self, Quota, RowSizes, Tally, noted, noting};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::optional;
@@ -152,7 +152,7 @@ fn told(found: &Diversity) -> Value {
 }
 
 impl DiversityMetrics {
-    fn decide(&self, gathered: &Gathered, sized: &Sized, dimensions: usize, sources: &[String]) -> Result<(Drops, Map<String, Value>)> {
+    fn decide(&self, gathered: &Gathered, sized: &RowSizes, dimensions: usize, sources: &[String]) -> Result<(Drops, Map<String, Value>)> {
         let mut report = Map::new();
         let bad = gathered.settle_bad(self.config.on_bad_vector, &mut report)?;
         let mut drops = Drops::for_rows(&gathered.memory, bad.len())?;

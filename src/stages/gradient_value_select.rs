@@ -12,7 +12,7 @@ use super::columns::{Detail, Drop, Drops};
 use super::draw::{self, Draw};
 use super::noted::{self, Numbers};
 use super::policy::{self, Budget, OnBadVector};
-use super::quota::{self, Quota, Sized, Tally};
+use super::quota::{self, Quota, RowSizes, Tally};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, Table};
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::{defaulted, required};
@@ -227,7 +227,7 @@ impl GradientValueSelect {
     }
 
     /// The mean norm of each task.
-    fn task_values(norms: &Numbers, sized: &Sized, count: usize) -> Result<Vec<f64>> {
+    fn task_values(norms: &Numbers, sized: &RowSizes, count: usize) -> Result<Vec<f64>> {
         let mut sums = vec![(0.0, 0_u64); count];
         for (row, norm) in norms.rows().iter().zip(norms.of(0, norms.rows())?) {
             let Some(norm) = norm else { continue };
@@ -242,7 +242,7 @@ impl GradientValueSelect {
         Ok(sums.into_iter().map(|(sum, rows)| if rows > 0 { sum / rows as f64 } else { 0.0 }).collect())
     }
 
-    fn decide(&self, gathered: &Gathered, sized: &Sized, norms: &Numbers) -> Result<(Drops, Map<String, Value>, Vec<Table>)> {
+    fn decide(&self, gathered: &Gathered, sized: &RowSizes, norms: &Numbers) -> Result<(Drops, Map<String, Value>, Vec<Table>)> {
         let config = &self.config;
         let mut report = Map::new();
         let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
@@ -307,7 +307,7 @@ impl GradientValueSelect {
         }
         for (task, rows) in ranked.iter_mut().enumerate() {
             rows.sort_by(|(a, of_a), (b, of_b)| of_b.total_cmp(of_a).then(a.cmp(b)));
-            for (place, _) in rows.iter() {
+            for (place, _) in &*rows {
                 let place = *place as usize;
                 let repeat = if excluded[task] { 0 } else { times[task](met[task]) };
                 out(gathered.rows[place], Some(values[place]), task, met[task], repeat);

@@ -28,6 +28,7 @@ pub mod maxvol_select;
 pub mod minhash_dedup;
 pub mod neighbor_dim_reduction;
 mod noted;
+pub mod online_loss_filter;
 pub mod policy;
 pub mod prototypes;
 pub mod quota;
@@ -60,6 +61,7 @@ pub use log_det_select::LogDetSelectConfig;
 pub use maxvol_select::MaxvolSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
 pub use neighbor_dim_reduction::NeighborDimReductionConfig;
+pub use online_loss_filter::OnlineLossFilterConfig;
 pub use prototypes::PrototypesConfig;
 pub use redundancy_select::RedundancySelectConfig;
 pub use sample::SampleConfig;
@@ -92,6 +94,8 @@ pub enum StageConfig {
     SemanticDedup(SemanticDedupConfig),
     /// `prototypes`.
     Prototypes(PrototypesConfig),
+    /// `online_loss_filter`.
+    OnlineLossFilter(OnlineLossFilterConfig),
     /// `diversity_metrics`.
     DiversityMetrics(DiversityMetricsConfig),
     /// `selector_pool`.
@@ -150,6 +154,11 @@ pub const KINDS: &[Field] = &[
     ),
     optional("semantic_dedup", Shape::Map(semantic_dedup::FIELDS), "Of rows whose vectors are near to each other, keeps one (SemDeDup)."),
     optional("prototypes", Shape::Map(prototypes::FIELDS), "Keeps the rows farthest from their cluster's centroid: a coreset."),
+    optional(
+        "online_loss_filter",
+        Shape::Map(online_loss_filter::FIELDS),
+        "Replays recorded losses, and drops the rows that a model which sees them once need not train on.",
+    ),
     optional("diversity_metrics", Shape::Map(diversity_metrics::FIELDS), "Drops nothing, and reports how many directions the vectors use."),
     optional(
         "selector_pool",
@@ -225,6 +234,7 @@ impl StageConfig {
             "dimension_select" => Self::DimensionSelect(DimensionSelectConfig::read(fields, out)),
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
+            "online_loss_filter" => Self::OnlineLossFilter(OnlineLossFilterConfig::read(fields, out)),
             "diversity_metrics" => Self::DiversityMetrics(DiversityMetricsConfig::read(fields, out)),
             "selector_pool" => Self::SelectorPool(SelectorPoolConfig::read(fields, out)),
             "gradient_value_select" => Self::GradientValueSelect(GradientValueSelectConfig::read(fields, out)),
@@ -291,6 +301,7 @@ impl StageConfig {
             | Self::ExactDedup(_)
             | Self::MinhashDedup(_)
             | Self::Embed(_)
+            | Self::OnlineLossFilter(_)
             | Self::ScoreFilter(_)
             | Self::WeightedScoreFilter(_) => None,
         }
@@ -316,6 +327,7 @@ impl StageConfig {
             | Self::MinhashDedup(_)
             | Self::SemanticDedup(_)
             | Self::Prototypes(_)
+            | Self::OnlineLossFilter(_)
             | Self::DiversityMetrics(_)
             | Self::SelectorPool(_)
             | Self::GradientValueSelect(_)
@@ -349,6 +361,7 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::OnlineLossFilter(config) => config,
             Self::DiversityMetrics(config) => config,
             Self::SelectorPool(config) => config,
             Self::GradientValueSelect(config) => config,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns::{Drop, Drops};
 use super::policy::{self, Clusters, OnBadVector};
-use super::quota::{self, Quota, Sized, Tally, noted, noting};
+use super::quota::{self, Quota, RowSizes, Tally, noted, noting};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::defaulted;
@@ -155,7 +155,7 @@ impl Barrier for Prototypes {
 }
 
 impl Prototypes {
-    fn decide(&self, gathered: &Gathered, sized: &Sized) -> Result<(Drops, Map<String, Value>)> {
+    fn decide(&self, gathered: &Gathered, sized: &RowSizes) -> Result<(Drops, Map<String, Value>)> {
         let config = &self.config;
         let rows = gathered.rows.len();
         let mut report = Map::new();

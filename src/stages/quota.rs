@@ -309,19 +309,17 @@ impl Tally {
         let sizes = if self.quota.amount.unit().is_some() { Some(numbers(batch, SIZE)?) } else { None };
         let mut read = Vec::with_capacity(batch.num_rows());
         for (row, id) in ids.values().iter().enumerate() {
-            let source = if self.quota.per_source { RowId::from_bits(*id).shard().ordinal() } else { 0 };
-            let source = if self.quota.per_source { self.sources.get(source).copied().unwrap_or(usize::MAX) } else { 0 };
+            let shard = RowId::from_bits(*id).shard().ordinal();
+            let source = if self.quota.per_source { self.sources.get(shard).copied().unwrap_or(usize::MAX) } else { 0 };
             let name = groups.as_ref().filter(|groups| groups.is_valid(row)).map(|groups| groups.value(row).to_owned());
             let key = (source, name);
-            let number = match self.numbers.get(&key) {
-                Some(number) => *number,
-                None => {
-                    self.memory.grow(GROUP_BYTES + key.1.as_ref().map_or(0, String::len))?;
-                    self.numbers.insert(key, self.sizes.len());
-                    self.sizes.push(0);
-                    self.sizes.len() - 1
-                }
-            };
+            let known = self.numbers.get(&key).copied();
+            let number = known.unwrap_or(self.sizes.len());
+            if known.is_none() {
+                self.memory.grow(GROUP_BYTES + key.1.as_ref().map_or(0, String::len))?;
+                self.numbers.insert(key, number);
+                self.sizes.push(0);
+            }
             read.push((number as u64, sizes.map_or(1, |sizes| sizes.value(row))));
         }
         Ok(read)
@@ -373,18 +371,18 @@ impl Tally {
 
 /// Group and size of each row, for a barrier that holds its rows in memory.
 #[derive(Debug)]
-pub(super) struct Sized {
+pub(super) struct RowSizes {
     tally: Tally,
     /// Row, group and size, in row order.
     rows: Vec<(u64, u64, u64)>,
 }
 
 /// What is filled while a stream is read.
-pub(super) type SharedSized = Arc<Mutex<Sized>>;
+pub(super) type SharedRowSizes = Arc<Mutex<RowSizes>>;
 
 /// The rows of `stream` as they are, of which groups and sizes are noted as they go by.
-pub(super) fn noting(tally: Tally, stream: RowStream) -> (RowStream, SharedSized) {
-    let sized = Arc::new(Mutex::new(Sized { tally, rows: Vec::new() }));
+pub(super) fn noting(tally: Tally, stream: RowStream) -> (RowStream, SharedRowSizes) {
+    let sized = Arc::new(Mutex::new(RowSizes { tally, rows: Vec::new() }));
     let (shared, schema) = (Arc::clone(&sized), stream.schema());
     let stream = map(stream, schema, move |batch| {
         let mut sized = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -400,11 +398,11 @@ pub(super) fn noting(tally: Tally, stream: RowStream) -> (RowStream, SharedSized
 }
 
 /// Takes what was noted, after the stream has ended.
-pub(super) fn noted(shared: &SharedSized) -> std::sync::MutexGuard<'_, Sized> {
+pub(super) fn noted(shared: &SharedRowSizes) -> std::sync::MutexGuard<'_, RowSizes> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Sized {
+impl RowSizes {
     /// Group and size of a row, by its [`RowId`] bits.
     pub(super) fn of(&self, row: u64) -> Result<(usize, u64)> {
         let place = self.rows.binary_search_by_key(&row, |(row, ..)| *row);

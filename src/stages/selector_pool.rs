@@ -274,16 +274,15 @@ struct Cluster {
 impl SelectorPool {
     /// The score of greatest entropy among the rows of a cluster, the first of equal ones.
     fn choose(&self, rows: Vec<usize>, scores: &[Vec<Option<f64>>]) -> Cluster {
-        let of = |score: &[Option<f64>]| rows.iter().filter_map(|row| Some((*row, score[*row]?))).collect::<Vec<_>>();
-        let mut best: Option<(Vec<(usize, f64)>, usize, f64)> = None;
-        for (place, score) in scores.iter().take(self.config.scores.len()).enumerate() {
-            let scored = of(score);
-            let entropy = coverage::entropy(&scored.iter().map(|(_, score)| *score).collect::<Vec<_>>(), self.config.bins);
-            if best.as_ref().is_none_or(|(.., most)| entropy > *most) {
-                best = Some((scored, place, entropy));
-            }
-        }
-        let (scored, chosen, entropy) = best.unwrap_or_default();
+        let of = |place: usize| -> Vec<(usize, f64)> {
+            scores.get(place).map_or_else(Vec::new, |score| rows.iter().filter_map(|row| Some((*row, score[*row]?))).collect())
+        };
+        let entropies: Vec<f64> = (0..self.config.scores.len())
+            .map(|place| coverage::entropy(&of(place).into_iter().map(|(_, score)| score).collect::<Vec<_>>(), self.config.bins))
+            .collect();
+        let first_of_most = |best: usize, place: usize| if entropies[place] > entropies[best] { place } else { best };
+        let chosen = (0..entropies.len()).fold(0, first_of_most);
+        let (scored, entropy) = (of(chosen), entropies.get(chosen).copied().unwrap_or_default());
         Cluster { rows, scored, chosen, entropy }
     }
 

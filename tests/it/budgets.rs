@@ -11,7 +11,7 @@ use crate::fixture::{Corpus, Row, write_shard};
 
 /// Row `row`'s text: words of four bytes and a space, from none to nine of them.
 fn text(row: usize) -> String {
-    (0..row % 10).map(|word| format!("w{:03} ", (row * 7 + word) % 1000)).collect()
+    (0..row % 10).map(|word| format!("w{:03} ", (row * 7 + word) % 1000)).collect::<Vec<_>>().concat()
 }
 
 /// Row `row`'s label: every tenth is rare, one in thirty has none.
@@ -101,7 +101,9 @@ fn bytes_and_tokens_end_with_the_first_row_that_does_not_fit() {
 fn groups_get_their_parts_exactly() {
     let corpus = corpus();
     let mut sizes = BTreeMap::new();
-    (0..600).for_each(|row| *sizes.entry(label(row)).or_insert(0) += 1);
+    for row in 0..600 {
+        *sizes.entry(label(row)).or_insert(0) += 1;
+    }
     assert_eq!(sizes.values().copied().collect::<Vec<usize>>(), [20, 340, 180, 60]);
     for (keys, wanted) in [
         ("keep_rows: 31, group: label", [1, 18, 9, 3]),
@@ -113,7 +115,9 @@ fn groups_get_their_parts_exactly() {
         for stages in [sample(keys), coreset(keys)] {
             let kept = run(&corpus, &stages, &[]).kept();
             let mut found: BTreeMap<_, usize> = sizes.keys().map(|label| (*label, 0)).collect();
-            kept.iter().for_each(|id| *found.get_mut(&label(id[1..].parse().unwrap())).unwrap() += 1);
+            for id in kept {
+                *found.get_mut(&label(id[1..].parse().unwrap())).unwrap() += 1;
+            }
             assert_eq!(found.into_values().collect::<Vec<_>>(), wanted, "{stages}");
             assert_eq!(report(&corpus)["groups"], 4);
         }

@@ -27,7 +27,7 @@ fn corpus() -> Corpus {
         let labels: ArrayRef = Arc::new(rows.clone().map(label).collect::<StringArray>());
         // What is equal in its text is equal in its vector.
         let texts: ArrayRef =
-            Arc::new(rows.clone().map(|row| Some(format!("{}", if row >= 200 { 7 } else { row }))).collect::<StringArray>());
+            Arc::new(rows.clone().map(|row| Some((if row >= 200 { 7 } else { row }).to_string())).collect::<StringArray>());
         let vectors = rows.map(|row| vector(row).map(|vector| vector.map(Some).to_vec()));
         let vectors: ArrayRef = Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(vectors, 4));
         let columns = [("id", ids), ("text", texts), ("label", labels), ("v", vectors)];
@@ -52,7 +52,9 @@ fn report(corpus: &Corpus, stage: usize) -> Value {
 fn wanted(rows: impl Iterator<Item = usize>) -> Diversity {
     let vectors: Vec<[f32; 4]> = rows.filter_map(vector).collect();
     measure(4, &|see| {
-        vectors.iter().for_each(|vector| see(vector));
+        for vector in &vectors {
+            see(vector);
+        }
         Ok(())
     })
     .unwrap()

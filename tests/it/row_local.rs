@@ -8,6 +8,7 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
+use trommel::select::online_loss::Settings;
 use trommel::select::weighted::Scale;
 use trommel::stages::gradient_value_select::Mode;
 use trommel::stages::policy::Normalize;
@@ -18,8 +19,8 @@ use trommel::stages::selector_pool;
 use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
 use trommel::stages::weighted_score_filter::{Criterion, OnMissing};
 use trommel::stages::{
-    ExactDedupConfig, FilterConfig, GradientValueSelectConfig, SampleConfig, ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig,
-    WeightedScoreFilterConfig,
+    DiversityMetricsConfig, ExactDedupConfig, FilterConfig, GradientValueSelectConfig, OnlineLossFilterConfig, SampleConfig,
+    ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig, WeightedScoreFilterConfig,
 };
 
 /// One row: id, text, number, score.
@@ -131,6 +132,18 @@ fn stages() -> Vec<Box<dyn Stage>> {
             trim: 0.05,
             iterations: 20,
             seed: 4,
+            on_bad_vector: OnBadVector::Keep,
+        }),
+        Box::new(OnlineLossFilterConfig {
+            loss: "score".into(),
+            column: "text".into(),
+            warmup_fraction: 0.1,
+            settings: Settings { warmup: 0, window: 9, batch: 8, alpha: 1.0, limit: 0.4, batches: 5 },
+        }),
+        Box::new(DiversityMetricsConfig {
+            embedding: None,
+            group: Some("text".into()),
+            per_source: false,
             on_bad_vector: OnBadVector::Keep,
         }),
         weighted(OnMissing::Drop, None),
