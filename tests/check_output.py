@@ -67,9 +67,11 @@ REASONS = {
     "variance_select": {"not_selected", "bad_vector"},
     "codebook_select": {"not_selected", "bad_vector"},
     "cluster_permanent_pruning": {"not_selected", "bad_vector"},
+    "type_balanced_select": {"not_selected", "bad_vector"},
 }
-# Coresets that keep exactly what was asked for: `maxvol_select` may stop earlier, `codebook_select` is told no number.
-EXACT_BUDGETS = {kind for kind, reasons in REASONS.items() if reasons == {"not_selected", "bad_vector"}} - {"maxvol_select", "codebook_select"}
+# Coresets that keep exactly what was asked for: `maxvol_select` may stop earlier, the others are told no number.
+UP_TO = {"maxvol_select", "codebook_select", "type_balanced_select"}
+EXACT_BUDGETS = {kind for kind, reasons in REASONS.items() if reasons == {"not_selected", "bad_vector"}} - UP_TO
 CLOSE = 1e-5  # what two runtimes may differ by in a cosine
 ALL_PAIRS_ROWS = 20_000  # `k: auto` compares all pairs below so many rows
 LINEAGE = pa.schema(

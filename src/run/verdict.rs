@@ -126,6 +126,7 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::LogDetSelect(_)
         | StageConfig::FacilityLocation(_)
         | StageConfig::Prototypes(_)
+        | StageConfig::TypeBalancedSelect(_)
         | StageConfig::ClusterPermanentPruning(_)
         | StageConfig::CodebookSelect(_)
         | StageConfig::VarianceSelect(_)

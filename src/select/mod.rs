@@ -6,5 +6,6 @@ pub mod facility_location;
 pub mod lazy;
 pub mod prototypes;
 pub mod quota;
+pub mod type_balanced;
 
 pub use budget::Budget;

@@ -32,6 +32,7 @@ pub mod sample;
 pub mod seam;
 mod selecting;
 pub mod semantic_dedup;
+pub mod type_balanced_select;
 pub mod variance_select;
 mod vectors;
 
@@ -54,6 +55,7 @@ pub use prototypes::PrototypesConfig;
 pub use redundancy_select::RedundancySelectConfig;
 pub use sample::SampleConfig;
 pub use semantic_dedup::SemanticDedupConfig;
+pub use type_balanced_select::TypeBalancedSelectConfig;
 pub use variance_select::VarianceSelectConfig;
 
 /// The configuration of one stage: its kind and that kind's keys.
@@ -97,6 +99,8 @@ pub enum StageConfig {
     CodebookSelect(CodebookSelectConfig),
     /// `cluster_permanent_pruning`.
     ClusterPermanentPruning(ClusterPermanentPruningConfig),
+    /// `type_balanced_select`.
+    TypeBalancedSelect(TypeBalancedSelectConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -168,6 +172,11 @@ pub const KINDS: &[Field] = &[
         Shape::Map(cluster_permanent_pruning::FIELDS),
         "Of each cluster, keeps the rows least like any row before them, up to the cluster's share of the budget.",
     ),
+    optional(
+        "type_balanced_select",
+        Shape::Map(type_balanced_select::FIELDS),
+        "Keeps for each label about a quota of rows that lie apart: rare labels wholly, frequent ones thinly.",
+    ),
 ];
 
 impl StageConfig {
@@ -194,6 +203,7 @@ impl StageConfig {
             "variance_select" => Self::VarianceSelect(VarianceSelectConfig::read(fields, out)),
             "codebook_select" => Self::CodebookSelect(CodebookSelectConfig::read(fields, out)),
             "cluster_permanent_pruning" => Self::ClusterPermanentPruning(ClusterPermanentPruningConfig::read(fields, out)),
+            "type_balanced_select" => Self::TypeBalancedSelect(TypeBalancedSelectConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -206,6 +216,7 @@ impl StageConfig {
             Self::SemanticDedup(_)
                 | Self::KCenter(_)
                 | Self::Prototypes(_)
+                | Self::TypeBalancedSelect(_)
                 | Self::ClusterPermanentPruning(_)
                 | Self::CodebookSelect(_)
                 | Self::VarianceSelect(_)
@@ -232,6 +243,7 @@ impl StageConfig {
             Self::VarianceSelect(config) => config.embedding.as_ref(),
             Self::CodebookSelect(config) => config.embedding.as_ref(),
             Self::ClusterPermanentPruning(config) => config.embedding.as_ref(),
+            Self::TypeBalancedSelect(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -262,6 +274,7 @@ impl StageConfig {
             | Self::LogDetSelect(_)
             | Self::FacilityLocation(_)
             | Self::Prototypes(_)
+            | Self::TypeBalancedSelect(_)
             | Self::ClusterPermanentPruning(_)
             | Self::CodebookSelect(_)
             | Self::VarianceSelect(_)
@@ -287,6 +300,7 @@ impl std::ops::Deref for StageConfig {
             Self::DimensionSelect(config) => config,
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
+            Self::TypeBalancedSelect(config) => config,
             Self::ClusterPermanentPruning(config) => config,
             Self::CodebookSelect(config) => config,
             Self::VarianceSelect(config) => config,
