@@ -73,10 +73,12 @@ REASONS = {
     "variance_select": {"not_selected", "bad_vector"},
     "codebook_select": {"not_selected", "bad_vector"},
     "cluster_permanent_pruning": {"not_selected", "bad_vector"},
+    "type_balanced_select": {"not_selected", "bad_vector"},
 }
-# Selections that keep exactly what was asked for: `maxvol_select` may stop earlier, `selector_pool` never keeps the tails, `codebook_select` is
-# told no number.
-BUDGETED = {kind for kind, reasons in REASONS.items() if "not_selected" in reasons} - {"maxvol_select", "selector_pool", "codebook_select", "sample"}
+# Selections that keep exactly what was asked for: `maxvol_select` may stop earlier, `selector_pool` never keeps the tails, the others are told no
+# number or not the last word.
+UP_TO = {"maxvol_select", "selector_pool", "codebook_select", "type_balanced_select", "online_loss_filter", "sample"}
+BUDGETED = {kind for kind, reasons in REASONS.items() if "not_selected" in reasons} - UP_TO
 CLOSE = 1e-5  # what two runtimes may differ by in a cosine
 ALL_PAIRS_ROWS = 20_000  # `k: auto` compares all pairs below so many rows
 LINEAGE = pa.schema(

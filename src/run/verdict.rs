@@ -132,6 +132,7 @@ fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
         | StageConfig::KCenter(_)
         | StageConfig::LogDetSelect(_)
         | StageConfig::FacilityLocation(_)
+        | StageConfig::TypeBalancedSelect(_)
         | StageConfig::ClusterPermanentPruning(_)
         | StageConfig::CodebookSelect(_)
         | StageConfig::VarianceSelect(_)

@@ -11,6 +11,7 @@ pub mod meter;
 pub mod online_loss;
 pub mod prototypes;
 pub mod quota;
+pub mod type_balanced;
 pub mod weighted;
 
 pub use budget::Budget;

@@ -171,9 +171,11 @@ mod tests {
         let along = |row: usize| -> f64 { vectors.row(row).iter().zip(&mean).map(|(x, m)| f64::from(*x) * m).sum() };
         let mut chosen: Vec<u32> = Vec::new();
         while chosen.len() < keep.min(vectors.rows()) {
-            let distance = |row: usize| match chosen.is_empty() {
-                true => along(row),
-                false => chosen.iter().map(|c| 1.0 - similarity(vectors.row(row), vectors.row(*c as usize))).fold(2.0, f64::min),
+            let distance = |row: usize| {
+                if chosen.is_empty() {
+                    return along(row);
+                }
+                chosen.iter().map(|c| 1.0 - similarity(vectors.row(row), vectors.row(*c as usize))).fold(2.0, f64::min)
             };
             let open = (0..vectors.rows()).filter(|row| !chosen.contains(&(*row as u32)));
             chosen.push(open.rev().max_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap() as u32);

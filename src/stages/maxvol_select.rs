@@ -24,6 +24,7 @@ use crate::ids::StageId;
 use crate::limits::MAX_FITTED_DIMENSIONS;
 use crate::select::lazy::{Candidate, Choice, greedy};
 use crate::vector::dot::mixed;
+use crate::vector::eigen::symmetric;
 use crate::vector::maxvol::{SLACK, square};
 use crate::vector::moments::Covariance;
 use crate::vector::volume::{Volume, inverse};
@@ -198,7 +199,7 @@ fn project(source: Source<'_>, rank: usize) -> Result<(Vec<f32>, usize)> {
     let covariance = Covariance::of_source(source)?;
     let d = covariance.mean.len();
     let moment = (0..d * d).map(|at| covariance.matrix[at] + covariance.mean[at / d] * covariance.mean[at % d]).collect();
-    let eigen = crate::vector::eigen::symmetric(moment, d)?;
+    let eigen = symmetric(moment, d)?;
     let floor = FLOOR * eigen.values.first().copied().unwrap_or(0.0);
     let rank = eigen.values.iter().take(rank).take_while(|value| **value > floor).count();
     let axes: Vec<Vec<f64>> = (0..rank)

@@ -40,6 +40,7 @@ pub mod seam;
 mod selecting;
 pub mod selector_pool;
 pub mod semantic_dedup;
+pub mod type_balanced_select;
 pub mod variance_select;
 mod vectors;
 pub mod weighted_score_filter;
@@ -68,6 +69,7 @@ pub use sample::SampleConfig;
 pub use score_filter::ScoreFilterConfig;
 pub use selector_pool::SelectorPoolConfig;
 pub use semantic_dedup::SemanticDedupConfig;
+pub use type_balanced_select::TypeBalancedSelectConfig;
 pub use variance_select::VarianceSelectConfig;
 pub use weighted_score_filter::WeightedScoreFilterConfig;
 
@@ -124,6 +126,8 @@ pub enum StageConfig {
     CodebookSelect(CodebookSelectConfig),
     /// `cluster_permanent_pruning`.
     ClusterPermanentPruning(ClusterPermanentPruningConfig),
+    /// `type_balanced_select`.
+    TypeBalancedSelect(TypeBalancedSelectConfig),
 }
 
 /// The stage kinds, each with its keys.
@@ -217,6 +221,11 @@ pub const KINDS: &[Field] = &[
         Shape::Map(cluster_permanent_pruning::FIELDS),
         "Of each cluster, keeps the rows least like any row before them, up to the cluster's share of the budget.",
     ),
+    optional(
+        "type_balanced_select",
+        Shape::Map(type_balanced_select::FIELDS),
+        "Keeps for each label about a quota of rows that lie apart: rare labels wholly, frequent ones thinly.",
+    ),
 ];
 
 impl StageConfig {
@@ -249,6 +258,7 @@ impl StageConfig {
             "variance_select" => Self::VarianceSelect(VarianceSelectConfig::read(fields, out)),
             "codebook_select" => Self::CodebookSelect(CodebookSelectConfig::read(fields, out)),
             "cluster_permanent_pruning" => Self::ClusterPermanentPruning(ClusterPermanentPruningConfig::read(fields, out)),
+            "type_balanced_select" => Self::TypeBalancedSelect(TypeBalancedSelectConfig::read(fields, out)),
             _ => return None,
         })
     }
@@ -264,6 +274,7 @@ impl StageConfig {
                 | Self::GradientValueSelect(_)
                 | Self::KCenter(_)
                 | Self::Prototypes(_)
+                | Self::TypeBalancedSelect(_)
                 | Self::ClusterPermanentPruning(_)
                 | Self::CodebookSelect(_)
                 | Self::VarianceSelect(_)
@@ -293,6 +304,7 @@ impl StageConfig {
             Self::VarianceSelect(config) => config.embedding.as_ref(),
             Self::CodebookSelect(config) => config.embedding.as_ref(),
             Self::ClusterPermanentPruning(config) => config.embedding.as_ref(),
+            Self::TypeBalancedSelect(config) => config.embedding.as_ref(),
             Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
             Self::NeighborDimReduction(config) => config.embedding.as_ref(),
             Self::DimensionSelect(config) => config.embedding.as_ref(),
@@ -336,6 +348,7 @@ impl StageConfig {
             | Self::KCenter(_)
             | Self::LogDetSelect(_)
             | Self::FacilityLocation(_)
+            | Self::TypeBalancedSelect(_)
             | Self::ClusterPermanentPruning(_)
             | Self::CodebookSelect(_)
             | Self::VarianceSelect(_)
@@ -367,6 +380,7 @@ impl std::ops::Deref for StageConfig {
             Self::GradientValueSelect(config) => config,
             Self::ScoreFilter(config) => config,
             Self::WeightedScoreFilter(config) => config,
+            Self::TypeBalancedSelect(config) => config,
             Self::ClusterPermanentPruning(config) => config,
             Self::CodebookSelect(config) => config,
             Self::VarianceSelect(config) => config,

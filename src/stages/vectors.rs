@@ -17,6 +17,8 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::storage::scratch::Scratch;
 use crate::vector::{ReadRows, Source, Vectors, has_direction, normalise};
 
+/// The column of label hashes that a barrier may be given.
+pub(super) const LABELS: &str = "labels";
 /// Bytes a row beside its vector: id, cells, distance, order, norm, hash, decisions.
 const ROW_BYTES: usize = 168;
 /// Bytes a row of the ranks of an ordering column and of the order that they come from.
@@ -101,6 +103,8 @@ pub(super) struct Gathered {
     pub(super) ranks: Vec<Option<u64>>,
     /// For each, its draw; empty if there is none.
     pub(super) draws: Vec<u64>,
+    /// For each, the hashes of its labels one behind the other; empty if there are none.
+    pub(super) labels: Vec<Box<[u8]>>,
     /// Rows that cannot be compared, with the name of their status.
     pub(super) bad: Vec<(u64, &'static str)>,
     /// What the pool counts for them.
@@ -136,7 +140,7 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows
     let scratch = block_rows.map(|_| Scratch::create(engine.spill_folder())).transpose()?;
     let mut rows = Vec::with_capacity(count);
     let mut data: Vec<f32> = Vec::with_capacity(if scratch.is_some() { 0 } else { count * dimensions });
-    let (mut bad, mut orders, mut draws) = (Vec::new(), Vec::<ArrayRef>::new(), Vec::new());
+    let (mut bad, mut orders, mut draws, mut labels) = (Vec::new(), Vec::<ArrayRef>::new(), Vec::new(), Vec::new());
     let mut bytes = Vec::new();
     let (mut before, mut incumbents) = (input.incumbents.take().map(|incumbents| incumbents.stream), 0);
     loop {
@@ -197,6 +201,11 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows
             memory.grow(2 * order.get_array_memory_size() + order.len() * RANK_BYTES)?;
             orders.push(order);
         }
+        if let Some(column) = batch.column_by_name(LABELS) {
+            let column = column.as_binary::<i32>();
+            memory.grow(column.get_array_memory_size() + sound.len() * size_of::<Box<[u8]>>())?;
+            labels.extend(sound.values().iter().map(|index| Box::from(column.value(*index as usize))));
+        }
         if batch.column_by_name("draw").is_some() {
             let all = numbers(&batch, "draw")?;
             draws.extend(sound.values().iter().map(|index| all.value(*index as usize)));
@@ -206,7 +215,7 @@ pub(super) async fn gather(engine: &Arc<Engine>, mut input: Narrow, trained_rows
         (Some(scratch), Some(block_rows)) => Held::File(VectorFile { scratch, rows: rows.len(), dimensions, block_rows }),
         _ => Held::Memory(Vectors::try_new(data, dimensions.max(1))?),
     };
-    Ok(Gathered { rows, incumbents, vectors, ranks: ranks(&orders)?, draws, bad, memory })
+    Ok(Gathered { rows, incumbents, vectors, ranks: ranks(&orders)?, draws, labels, bad, memory })
 }
 
 /// Ranks of values of one type: larger values have larger ranks, equal ones equal ranks, nulls none.

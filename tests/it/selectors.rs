@@ -338,7 +338,7 @@ fn cluster_permanent_pruning_spares_rare_themes() {
     let mut draws = Random::new(10, "pool").sequence(b"rows");
     let mut rows: Vec<Vec<f64>> = Vec::new();
     for row in 0..400_usize {
-        let theme = if row % 100 == 7 { 1 } else { 0 };
+        let theme = usize::from(row % 100 == 7);
         // Every other row of the common theme is a copy of the row before it.
         let made = (0..5).map(|i| f64::from(u8::from(i == theme)) + 0.05 * (draws.unit() - 0.5)).collect();
         rows.push(if theme == 0 && row % 2 == 1 { rows[row - 1].clone() } else { made });
@@ -350,4 +350,78 @@ fn cluster_permanent_pruning_spares_rare_themes() {
     assert!(survivors.iter().all(|row| row % 2 == 0 || rare.contains(row)), "no copy is kept: {survivors:?}");
     let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2, allocation: proportional }");
     assert_eq!((survivors.len(), survivors.iter().filter(|row| rare.contains(row)).count()), (100, 1));
+}
+
+/// Seeds S12: rare labels wholly, frequent ones up to their quota, no two rows of a label alike, a share of the rows without labels.
+#[test]
+fn type_balanced_select_meets_its_quotas() {
+    let rows = clustered(300, 6, 12);
+    let labels = |row: usize| match row % 10 {
+        0 => vec!["org"],
+        1 if row < 80 => vec!["rare", "org"],
+        1 => vec!["org"],
+        8 | 9 => vec![],
+        2 => vec!["", "place", "place"],
+        _ => vec!["person"],
+    };
+    let corpus = Corpus::new();
+    for (at, part) in rows.chunks(70).enumerate() {
+        let first = at * 70;
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..part.len()).map(|row| format!("{:04}", first + row))));
+        let vectors = ListArray::from_iter_primitive::<Float64Type, _, _>(
+            part.iter().map(|row| Some(row.iter().copied().map(Some).collect::<Vec<_>>())),
+        );
+        let mut builder = arrow::array::ListBuilder::new(arrow::array::StringBuilder::new());
+        for row in first..first + part.len() {
+            labels(row).into_iter().for_each(|label| builder.values().append_value(label));
+            builder.append(row % 10 != 9);
+        }
+        let own: ArrayRef = Arc::new(builder.finish());
+        let columns = [("id", ids, false), ("vec", Arc::new(vectors) as ArrayRef, true), ("kinds", own, true)];
+        corpus.batch(&format!("{at:03}.parquet"), &RecordBatch::try_from_iter_with_nullable(columns).unwrap(), 64);
+    }
+    let units = unit(&rows);
+    let mut hashes = BTreeSet::new();
+    for (threads, batch) in [("1", "8192"), ("2", "7")] {
+        run(
+            &corpus,
+            "type_balanced_select: { labels: kinds, quota: 12, threshold: 0.99, empty_fraction: 0.25 }",
+            &["--threads", threads, "--batch-rows", batch, "--fresh"],
+        );
+        hashes.insert(corpus.tree_hash().to_string());
+    }
+    assert_eq!(hashes.len(), 1);
+    let survivors: Vec<usize> = corpus.kept().iter().map(|id| id.parse().unwrap()).collect();
+    let of = |label: &str| survivors.iter().copied().filter(|row| labels(*row).contains(&label)).collect::<Vec<usize>>();
+    let near = |a: usize, b: usize| dot(&units[a], &units[b]) >= 0.99;
+    for label in ["rare", "org", "place", "person"] {
+        let own = of(label);
+        assert!(own.len() <= 12 && (own.len() > 5 || label == "rare"), "{label}: {own:?}");
+        for (at, a) in own.iter().enumerate() {
+            assert!(own[..at].iter().all(|b| !near(*a, *b)), "{label}: {a}");
+        }
+    }
+    for row in (0..80).filter(|row| row % 10 == 1 && !survivors.contains(row)) {
+        assert!(
+            of("rare").into_iter().chain(of("org")).any(|kept| near(kept, row)),
+            "a rare row is left out though nothing is near: {row}"
+        );
+    }
+    let empty = |row: &usize| labels(*row).iter().all(|label| label.is_empty());
+    assert_eq!((survivors.iter().filter(|row| empty(row)).count(), (0..300).filter(|row| empty(row)).count()), (15, 60));
+    let said = report(&corpus);
+    assert_eq!((&said["labels"], &said["rows_without_labels"], &said["budget"]), (&4.into(), &60.into(), &survivors.len().into()));
+    assert!(
+        dropped(&corpus).iter().all(|row| row.reason.as_deref() == Some("not_selected") && row.score.is_some() && row.detail.is_some())
+    );
+    corpus.verify().ok();
+    let said = corpus
+        .pipeline_with(
+            SOURCE,
+            "  - { id: v, embed: { from: vec } }\n  - { id: s, type_balanced_select: { labels: vec } }",
+            "parquet: { uri: out }",
+        )
+        .run(&["--overwrite"])
+        .failed(3);
+    assert!(said.contains("labels are texts or lists of texts"), "{said}");
 }
