@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::excerpt::printable;
-use super::{Format, output};
+use super::{Format, Global, output, root};
 use crate::error::{Error, Result};
 use crate::ids::ContentHash;
 use crate::state::forget::{self, Standing, standing};
@@ -29,7 +29,7 @@ pub(crate) struct ForgetArguments {
     /// The folder of the state
     #[arg(value_name = "STATE")]
     state: PathBuf,
-    /// A text file with one document id a line
+    /// A text file with one document id a line, as it is: spaces count
     #[arg(long, value_name = "FILE")]
     ids: PathBuf,
     /// List what would be forgotten and where it stands, and change nothing
@@ -41,6 +41,10 @@ impl ForgetArguments {
     pub(super) fn state(&self) -> &Path {
         &self.state
     }
+
+    pub(super) fn dry_run(&self) -> bool {
+        self.dry_run
+    }
 }
 
 /// Runs the command; the state is held.
@@ -48,10 +52,16 @@ pub(super) fn forget(
     arguments: &ForgetArguments,
     store: &Store,
     head: &(Version, ContentHash),
-    format: Format,
+    global: &Global,
     out: &mut dyn Write,
 ) -> Result<()> {
+    let root = root(global)?;
+    if let Some(root) = &root {
+        root.confine(&arguments.ids)?;
+    }
     let text = local::read_to_string(&arguments.ids, MAX_LIST_BYTES)?;
+    // Some editors put a mark before the first line.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let ids: BTreeSet<String> =
         text.lines().map(|line| line.strip_suffix('\r').unwrap_or(line)).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if ids.is_empty() {
@@ -59,7 +69,9 @@ pub(super) fn forget(
             Error::usage(format!("the list of ids is empty path=`{}`", arguments.ids.display())).hint("write one document id a line")
         );
     }
-    store.finish(&head.0)?;
+    if !arguments.dry_run {
+        store.finish(&head.0)?;
+    }
     let found = forget::find(store, &head.0, &ids)?;
     let (mut of_ids, mut for_their_sake, mut unread) = (Vec::new(), Vec::new(), Vec::new());
     for number in store.versions()? {
@@ -68,7 +80,9 @@ pub(super) fn forget(
             continue;
         }
         // A dataset may have been moved: that keeps nothing from being forgotten.
-        match standing(&version.dataset.folder, &ids) {
+        let folder = &version.dataset.folder;
+        let allowed = root.as_ref().map_or(Ok(()), |root| root.confine(folder).map(drop));
+        match allowed.and_then(|()| standing(folder, &ids)) {
             Ok((ids, sakes)) => {
                 of_ids.extend(ids);
                 for_their_sake.extend(sakes);
@@ -78,8 +92,10 @@ pub(super) fn forget(
     }
     let new = !found.rows.is_empty() && !arguments.dry_run;
     let version = if new { forget::forget(store, head, &found.rows)?.version } else { head.0.version };
-    let unknown: Vec<&String> = ids.iter().filter(|id| !found.ids.contains(*id)).collect();
-    match format {
+    let stand: BTreeSet<&String> = of_ids.iter().filter_map(|row| row.doc_id.as_ref()).collect();
+    let (dropped, unknown): (Vec<&String>, Vec<&String>) =
+        ids.iter().filter(|id| !found.ids.contains(*id)).partition(|id| stand.contains(id));
+    match global.format {
         Format::Json => {
             let rows: Value = found.rows.iter().map(|(stage, rows)| (stage.clone(), json!(rows.len()))).collect();
             let lines = |rows: &[Standing]| rows.iter().map(line).collect::<Vec<_>>();
@@ -88,7 +104,7 @@ pub(super) fn forget(
                 out,
                 &json!({
                     "dropped_for_their_sake": lines(&for_their_sake), "dry_run": arguments.dry_run, "forgotten": rows,
-                    "not_in_the_state": unknown, "standing": lines(&of_ids), "unread": unread, "version": version,
+                    "found_nowhere": unknown, "not_in_the_state": dropped, "standing": lines(&of_ids), "unread": unread, "version": version,
                 }),
             )
         }
@@ -103,8 +119,19 @@ pub(super) fn forget(
                 (false, true) => writeln!(text, "no stage keeps a row of these ids that is not forgotten already; version {version} stays"),
                 (false, false) => writeln!(text, "dry run: version {version} stays"),
             };
+            if !found.rows.is_empty() {
+                let _ =
+                    writeln!(text, "centroids and maps that were fitted to such rows among others stay: `state rebuild` fits them anew");
+            }
+            if !dropped.is_empty() {
+                let _ = writeln!(text, "ids of which no stage keeps a row, for it was dropped: {}", count(dropped.len() as u64));
+            }
             if !unknown.is_empty() {
-                let _ = writeln!(text, "{} ids are none of a row that a stage keeps", count(unknown.len() as u64));
+                let _ =
+                    writeln!(text, "ids that were found nowhere, neither in the state nor in a dataset: {}", count(unknown.len() as u64));
+            }
+            for id in &unknown {
+                let _ = writeln!(text, "  {}", printable(id));
             }
             list(&mut text, "rows of these ids in published datasets, which stay as they are", &of_ids);
             list(&mut text, "rows that were dropped for their sake", &for_their_sake);

@@ -12,7 +12,7 @@ use super::excerpt::printable;
 use super::forget::{self, ForgetArguments};
 use super::run::{self, RunArguments};
 use super::{Format, Global, output, root};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ids::ContentHash;
 use crate::state::compact;
 use crate::state::kept::Kept;
@@ -67,21 +67,44 @@ pub(crate) fn state(arguments: &StateArguments, global: &Global, out: &mut dyn W
     if let Some(root) = root(global)? {
         root.confine(store.folder())?;
     }
+    let missing = || {
+        Error::state(format!("there is no state path=`{}`", store.folder().display()))
+            .hint("name the folder that `state` of a pipeline names, after a run has ended")
+    };
+    if store.versions()?.is_empty() {
+        return Err(missing());
+    }
     // Held before the newest version is read, by what makes another.
     let _lock = match &arguments.command {
-        Command::Compact(_) | Command::Forget(_) if folder.is_dir() => Some(store.hold()?),
+        Command::Compact(_) => Some(store.hold()?),
+        Command::Forget(arguments) if !arguments.dry_run() => Some(store.hold()?),
         _ => None,
     };
-    let Some((head, hash)) = store.head()? else {
-        return Err(Error::state(format!("there is no state path=`{}`", store.folder().display()))
-            .hint("name the folder that `state` of a pipeline names, after a run has ended"));
+    // Files of a version that was read may be merged away meanwhile: then there is a newer one.
+    let mut printed = Vec::new();
+    let result = loop {
+        printed.clear();
+        let (head, hash) = store.head()?.ok_or_else(missing)?;
+        let number = head.version;
+        let result = carry_out(&arguments.command, &store, (head, hash), global, &mut printed);
+        let newer = store.versions()?.last().is_some_and(|newest| *newest > number);
+        let looks = matches!(arguments.command, Command::Show(_) | Command::History(_) | Command::Verify(_));
+        match result {
+            Err(error) if looks && newer && error.kind() == Kind::State => {}
+            result => break result,
+        }
     };
-    match &arguments.command {
-        Command::Show(_) => show(&store, &head, &hash.to_string(), global.format, out),
-        Command::History(_) => history(&store, &head, global.format, out),
-        Command::Verify(_) => verify(&store, &head, global.format, out),
-        Command::Forget(arguments) => forget::forget(arguments, &store, &(head, hash), global.format, out),
-        Command::Compact(_) => compact(&store, &(head, hash), global.format, out),
+    output::text(out, &String::from_utf8_lossy(&printed))?;
+    result
+}
+
+fn carry_out(command: &Command, store: &Store, (head, hash): (Version, ContentHash), global: &Global, out: &mut dyn Write) -> Result<()> {
+    match command {
+        Command::Show(_) => show(store, &head, &hash.to_string(), global.format, out),
+        Command::History(_) => history(store, &head, global.format, out),
+        Command::Verify(_) => verify(store, &head, global.format, out),
+        Command::Forget(arguments) => forget::forget(arguments, store, &(head, hash), global, out),
+        Command::Compact(_) => compact(store, &(head, hash), global.format, out),
         Command::Rebuild(_) => Ok(()),
     }
 }
@@ -161,7 +184,10 @@ fn history(store: &Store, head: &Version, format: Format, out: &mut dyn Write) -
         let (version, _) = store.read(number)?;
         let mut value = json!({"made_by": version.made_by, "version": number});
         let _ = match version.made_by {
-            Maker::Forget => writeln!(text, "version {number}: rows were forgotten"),
+            Maker::Forget => {
+                let lists = version.segments.iter().filter(|segment| segment.content == Content::Forgotten && segment.version == number);
+                writeln!(text, "version {number}: {} rows were forgotten, counted in each stage", count(lists.map(|list| list.rows).sum()))
+            }
             Maker::Compact => writeln!(text, "version {number}: files were merged"),
             Maker::Run | Maker::Rebuild => {
                 let read = shards.get(&version.run_id).map_or(&[][..], Vec::as_slice);

@@ -20,7 +20,9 @@ pub mod writer;
 #[expect(clippy::disallowed_methods, reason = "tests make and damage files")]
 mod tests;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use parquet::errors::ParquetError;
 
@@ -32,6 +34,8 @@ use crate::storage::local::io_error;
 /// # Errors
 /// Those of `work`; kind input for a panic.
 pub fn isolate<T>(place: impl Fn() -> String, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    quiet_while_isolated();
+    let _guard = Isolated::enter();
     // What the closure touched is dropped with the shard's reader or writer, so that no broken state is seen afterwards.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
@@ -39,6 +43,39 @@ pub fn isolate<T>(place: impl Fn() -> String, work: impl FnOnce() -> Result<T>) 
             .hint("check the file with its writer's tools, or take it out of the source")
             .caused_by(format!("the Parquet decoder gave up: {}", text.unwrap_or_else(|| "no message".into()))))
     })
+}
+
+thread_local! {
+    static ISOLATED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// While one lives, this thread runs work whose panics become errors.
+struct Isolated;
+
+impl Isolated {
+    fn enter() -> Self {
+        ISOLATED.set(ISOLATED.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Isolated {
+    fn drop(&mut self) {
+        ISOLATED.set(ISOLATED.get() - 1);
+    }
+}
+
+/// A panic that becomes an error is told once, by the error.
+fn quiet_while_isolated() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if ISOLATED.get() == 0 {
+                loud(panic);
+            }
+        }));
+    });
 }
 
 /// A failure of the Parquet reader on a shard: kind input, unless the storage failed.

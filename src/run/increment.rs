@@ -51,6 +51,10 @@ pub(super) struct Increment {
     stages: Vec<StageIdentity>,
     /// Whether all shards are decided anew, and nothing of the versions before is taken over.
     rebuild: bool,
+    /// Whether that brings rows back that were forgotten.
+    forgotten: bool,
+    /// The number of the newest version; 0 if there is none.
+    newest: u64,
     /// The dataset that an earlier run left without its name, and that has it now.
     finished: Option<PathBuf>,
     /// Files that were hashed in this run: once is enough.
@@ -65,7 +69,16 @@ impl Increment {
         let rebuild = take_over == TakeOver::Nothing;
         let store = Store::new(folder);
         let lock = if writer { Some(store.hold()?) } else { None };
-        let base = store.head()?;
+        let (base, newest) = match store.head() {
+            Ok(base) => {
+                let newest = base.as_ref().map_or(0, |(version, _)| version.version);
+                (base, newest)
+            }
+            // What cannot be read is not gone on from, only counted.
+            Err(error) if rebuild && error.kind() == Kind::State => (None, store.versions()?.last().copied().unwrap_or(0)),
+            Err(error) => return Err(error),
+        };
+        let forgotten = rebuild && store.has_forgotten()?;
         let stages = identities(plan);
         let (mut known, mut kept, mut finished) = (Vec::new(), Kept::default(), None);
         if let Some((version, _)) = &base
@@ -82,6 +95,7 @@ impl Increment {
             if known.len() as u64 != version.shards {
                 return Err(Error::state(format!("the state lists another number of shards version=`{}`", version.version)));
             }
+            go_on_from(version, &stages, false)?;
             kept = Kept::open(&store, version)?;
         }
         let mut names: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
@@ -89,7 +103,21 @@ impl Increment {
             names.entry((shard.source.clone(), shard.path.clone())).or_default().push(place);
         }
         let contents = known.iter().map(|shard| (shard.source.clone(), shard.hash)).collect();
-        Ok(Self { store, base, known, names, contents, kept, stages, rebuild, finished, checked: Mutex::default(), _lock: lock })
+        Ok(Self {
+            store,
+            base,
+            known,
+            names,
+            contents,
+            kept,
+            stages,
+            rebuild,
+            forgotten,
+            newest,
+            finished,
+            checked: Mutex::default(),
+            _lock: lock,
+        })
     }
 
     /// Adds the models whose vectors the stages compare, by the stage that embeds, and the columns that they read; and refuses a state
@@ -123,14 +151,14 @@ impl Increment {
             });
         }
         if let Some((version, _)) = self.base.as_ref().filter(|_| !self.rebuild) {
-            go_on_from(version, &self.stages)?;
+            go_on_from(version, &self.stages, true)?;
         }
         Ok(self)
     }
 
     /// The number of the version that the run will make.
     pub(super) fn version(&self) -> u64 {
-        self.base.as_ref().map_or(0, |(version, _)| version.version) + 1
+        self.newest + 1
     }
 
     /// Whether the version that follows names this run, whichever process made it; where it cannot be told, it may.
@@ -145,7 +173,7 @@ impl Increment {
         let base = self.base.as_ref().map(|(version, _)| serde_json::json!({"run_id": version.run_id, "version": version.version}));
         let mut canonical = serde_json::json!({"base": base});
         if let Some(canonical) = canonical.as_object_mut().filter(|_| self.rebuild) {
-            canonical.insert("rebuild".into(), true.into());
+            canonical.insert("rebuild".into(), self.version().into());
         }
         canonical
     }
@@ -458,10 +486,7 @@ impl Increment {
             .iter()
             .map(|folder| format!("the dataset of an earlier run, which was cut off, has got its name: {}", folder.display()));
         // A rebuild reads shards, and knows nothing of what was taken out of the state.
-        let forgets = |segment: &&Segment| segment.content == Content::Forgotten;
-        let forgotten =
-            self.base.iter().filter(|_| self.rebuild).any(|(version, _)| version.segments.iter().any(|segment| forgets(&segment)));
-        let back = forgotten.then(|| "rows were forgotten in this state: they are back if the shards still hold them".to_owned());
+        let back = self.forgotten.then(|| "rows were forgotten in this state: they are back if the shards still hold them".to_owned());
         finished.chain(back).collect()
     }
 
@@ -633,8 +658,8 @@ fn identities(plan: &Plan) -> Vec<StageIdentity> {
         .collect()
 }
 
-/// Refuses a state that other stages made.
-fn go_on_from(version: &Version, stages: &[StageIdentity]) -> Result<()> {
+/// Refuses a state that other stages made; `read`: models and columns are known too.
+fn go_on_from(version: &Version, stages: &[StageIdentity], read: bool) -> Result<()> {
     let refuse = |reason: String| {
         Err(Error::usage(format!("the state was made by another pipeline: {reason}"))
             .hint("undo the change, or decide over all shards anew: `trommel state rebuild`, or another folder as `state`"))
@@ -643,6 +668,14 @@ fn go_on_from(version: &Version, stages: &[StageIdentity]) -> Result<()> {
         let Some(new) = stages.iter().find(|stage| stage.id == old.id) else { return refuse(format!("stage `{}` is gone", old.id)) };
         let read_otherwise = old.reads.iter().find_map(|(name, was)| Some((name, was, new.reads.get(name).filter(|is| *is != was)?)));
         if let Some((name, was, is)) = read_otherwise {
+            // The same column in another type: the shards are others, not the pipeline.
+            if was.split(": ").next() == is.split(": ").next() {
+                return Err(Error::input(format!(
+                    "new shards hold a column in another type than those before: stage `{}` read `{name}` as `{was}` and reads it as `{is}`",
+                    old.id
+                ))
+                .hint("write the new shards with the type of the old ones, or decide over all anew: `trommel state rebuild`"));
+            }
             return refuse(format!("stage `{}` read `{name}` as `{was}` and reads it as `{is}`", old.id));
         }
         if (&new.kind, new.version) != (&old.kind, old.version) {
@@ -656,7 +689,7 @@ fn go_on_from(version: &Version, stages: &[StageIdentity]) -> Result<()> {
             ("in stage", &old.config, &new.config),
             ("in what makes the vectors of stage", old.vectors.as_ref().unwrap_or(&nothing), new.vectors.as_ref().unwrap_or(&nothing)),
         ] {
-            if old_value != new_value {
+            if old_value != new_value && (read || what == "in stage") {
                 let keys = old_value.as_object().into_iter().flatten().filter(|(key, value)| new_value.get(key) != Some(value));
                 let changed: Vec<String> =
                     keys.map(|(key, value)| format!("`{key}` was {value} and is {}", new_value.get(key).unwrap_or(&nothing))).collect();

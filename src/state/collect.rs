@@ -39,7 +39,10 @@ impl Garbage {
         }
         if let Some(store) = state.filter(|store| store.folder().is_dir()) {
             garbage.locks.push(store.hold()?);
-            garbage.files.extend(store.unlisted(store.head()?.as_ref().map(|(head, _)| head))?);
+            let head = store.head()?.map(|(head, _)| head);
+            // Beside damage, what an older version lists may be all that is left.
+            head.as_ref().map_or(Ok(()), |head| store.check_lengths(head))?;
+            garbage.files.extend(store.unlisted(head.as_ref())?);
         }
         garbage.files.sort();
         Ok(garbage)

@@ -15,6 +15,7 @@ const FILE_ROWS: u64 = 1 << 20;
 /// # Errors
 /// Kind state where a file is damaged, kind conflict where another process was first, kind storage.
 pub fn compact(store: &Store, (head, hash): &(Version, ContentHash)) -> Result<Option<Version>> {
+    store.check_lengths(head)?;
     let kept = Kept::open(store, head)?;
     let number = head.version + 1;
     let mut segments = shards(store, head, number)?;

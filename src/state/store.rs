@@ -284,6 +284,21 @@ impl Store {
         Ok((version, blake3::hash(&bytes).into()))
     }
 
+    /// Whether a version since the last rebuild forgot rows; versions that cannot be read are passed over.
+    ///
+    /// # Errors
+    /// Kind storage.
+    pub fn has_forgotten(&self) -> Result<bool> {
+        for number in self.versions()?.into_iter().rev() {
+            match self.read(number).map(|(version, _)| version.made_by) {
+                Ok(Maker::Forget) => return Ok(true),
+                Ok(Maker::Rebuild) => return Ok(false),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes a finished file into the state, under the name of its hash, synced. One that is there already is the same.
     ///
     /// # Errors

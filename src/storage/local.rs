@@ -519,6 +519,10 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, path: PathBuf, relative: String, is_link: bool) -> Result<()> {
+        // Opening a pipe would wait for whoever writes to it.
+        if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+            return Err(Error::input(format!("not a regular file path=`{}`", path.display())).hint("take it out of the source's folder"));
+        }
         if is_link {
             let target = fs::canonicalize(&path).map_err(|error| io_error("cannot follow link", &path, error))?;
             if !target.starts_with(self.jail) {

@@ -65,3 +65,14 @@ fn nothing_but_damage_is_an_error() {
     assert!(said.contains("every shard is damaged") && said.contains("b.parquet") && said.contains("hint:"), "{said}");
     assert!(!corpus.at("out").exists());
 }
+
+/// Opening a pipe would wait for ever.
+#[test]
+fn what_is_no_file_is_refused() {
+    let corpus = Corpus::new();
+    corpus.shard("a.parquet", &[Some("x")]);
+    pipeline(&corpus, "", "parquet: { uri: out }");
+    assert!(std::process::Command::new("mkfifo").arg(corpus.at("in/b.parquet")).status().unwrap().success());
+    let said = corpus.run(&[]).failed(3);
+    assert!(said.contains("not a regular file") && said.contains("b.parquet"), "{said}");
+}

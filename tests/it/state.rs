@@ -65,12 +65,12 @@ fn forgotten_rows_match_nothing_and_are_listed_where_they_stand() {
     // Known pages are 0 to 19 of the first day and 20 to 24 of the second.
     let dry = forget(&corpus, &["1-7", "2-15", "2-0", "none"], &["--dry-run"]);
     let said = forget(&corpus, &["1-7", "2-15", "2-0", "none"], &[]);
-    for field in ["forgotten", "standing", "dropped_for_their_sake", "not_in_the_state"] {
+    for field in ["forgotten", "standing", "dropped_for_their_sake", "not_in_the_state", "found_nowhere"] {
         assert_eq!(dry[field], said[field], "{field}");
     }
     assert_eq!((&dry["version"], &said["version"]), (&2.into(), &3.into()));
     assert_eq!(said["forgotten"], serde_json::json!({"exact": 2, "near": 2}));
-    assert_eq!(said["not_in_the_state"], serde_json::json!(["2-0", "none"]));
+    assert_eq!((&said["not_in_the_state"], &said["found_nowhere"]), (&serde_json::json!(["2-0"]), &serde_json::json!(["none"])));
     let ids =
         |field: &str| said[field].as_array().unwrap().iter().map(|row| row["doc_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
     assert_eq!(ids("standing"), ["1-7", "2-0", "2-15"]);
@@ -85,7 +85,7 @@ fn forgotten_rows_match_nothing_and_are_listed_where_they_stand() {
     trommel(corpus.path(), &["verify", "out/4"]).ok();
     trommel(corpus.path(), &["state", "verify", "state"]).ok();
     let history = trommel(corpus.path(), &["state", "history", "state"]).ok().stdout;
-    assert!(history.contains("version 3: rows were forgotten") && history.lines().count() == 4, "{history}");
+    assert!(history.contains("version 3: 4 rows were forgotten") && history.lines().count() == 4, "{history}");
 }
 
 #[test]
@@ -136,6 +136,10 @@ fn a_rebuild_decides_over_all_shards_anew() {
     corpus.pipeline_with(source, &stages, "parquet: { uri: \"out/{version}\" } }\nstate: { uri: state");
     let said = corpus.run(&[]).failed(2);
     assert!(said.contains("trommel state rebuild"), "{said}");
+    // Also where there is nothing new.
+    fs::rename(corpus.at("in/3.parquet"), corpus.at("3.parquet")).unwrap();
+    corpus.run(&[]).failed(2);
+    fs::rename(corpus.at("3.parquet"), corpus.at("in/3.parquet")).unwrap();
     let dry = trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet", "--dry-run", "--format", "json"]).ok().stdout;
     assert!(dry.contains("\"dry_run\": true"), "{dry}");
     trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
@@ -150,14 +154,49 @@ fn a_rebuild_decides_over_all_shards_anew() {
     // A damaged file is mended by it, too.
     let mut files = Vec::new();
     list(&corpus.at("state/segments"), &mut files);
-    for file in files {
+    for file in &files {
         fs::write(file, "damaged").unwrap();
     }
     shard(&corpus, "4", &pages(40..55));
     corpus.run(&[]).failed(4);
+    // What cannot be used keeps all else from being removed.
+    for file in &files {
+        fs::write(file, "damage").unwrap();
+    }
+    for command in [&["state", "compact", "state"][..], &["gc", "p.yaml"]] {
+        trommel(corpus.path(), command).failed(4);
+    }
     trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
-    trommel(corpus.path(), &["state", "verify", "state"]).ok();
     assert_eq!(corpus.kept_of("out/5").len(), 55);
+    // So is a damaged manifest.
+    fs::write(corpus.at("state/manifest/00000000000000000005.json"), "{").unwrap();
+    let said = corpus.run(&[]).failed(4);
+    assert!(said.contains("trommel state rebuild"), "{said}");
+    trommel(corpus.path(), &["state", "rebuild", "p.yaml", "--quiet"]).ok();
+    assert_eq!(corpus.kept_of("out/6").len(), 55);
+    trommel(corpus.path(), &["state", "verify", "state"]).ok();
+}
+
+/// Lists as editors leave them; and what lies outside the root is neither read nor told.
+#[test]
+fn lists_of_ids_are_read_as_they_are() {
+    let corpus = incremental(EXACT);
+    shard(&corpus, "1", &pages(0..4));
+    corpus.run(&[]).ok();
+    fs::write(corpus.at("ids.txt"), "\u{feff}1-0\r\n\n1-1").unwrap();
+    let said = json(&corpus, &["state", "forget", "state", "--ids", "ids.txt", "--dry-run"]);
+    assert_eq!(said["forgotten"], serde_json::json!({"exact": 2}));
+    fs::create_dir(corpus.at("inside")).unwrap();
+    fs::rename(corpus.at("state"), corpus.at("inside/state")).unwrap();
+    let outside =
+        trommel(corpus.path(), &["--root", "inside", "state", "forget", "inside/state", "--ids", "ids.txt", "--dry-run"]).failed(2);
+    assert!(outside.contains("--root"), "{outside}");
+    fs::rename(corpus.at("ids.txt"), corpus.at("inside/ids.txt")).unwrap();
+    let said = json(&corpus, &["--root", "inside", "state", "forget", "inside/state", "--ids", "inside/ids.txt", "--dry-run"]);
+    assert_eq!((said["standing"].as_array().unwrap().len(), said["unread"].as_array().unwrap().len()), (0, 1), "{said}");
+    // A folder that is no state stays as it is.
+    trommel(corpus.path(), &["state", "forget", "in", "--ids", "inside/ids.txt"]).failed(4);
+    assert_eq!(fs::read_dir(corpus.at("in")).unwrap().count(), 1);
 }
 
 #[test]
