@@ -51,7 +51,7 @@ pub const FIELDS: &[Field] = &[
         "quota",
         Shape::Int { min: 1, max: i64::MAX },
         Presence::Int(400),
-        "Rows of a label; a label goes above it only by rows that rarer labels take.",
+        "Rows of a label; a label goes above it only by rows that it shares with other labels.",
     ),
     defaulted(
         "threshold",
