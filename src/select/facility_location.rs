@@ -117,7 +117,9 @@ mod tests {
 
         fn fill(&self, candidates: &[u32], out: &mut Vec<f32>) -> Result<()> {
             out.clear();
-            candidates.iter().for_each(|row| out.extend(&self.0[*row as usize]));
+            for row in candidates {
+                out.extend(&self.0[*row as usize]);
+            }
             Ok(())
         }
     }

@@ -104,7 +104,9 @@ mod tests {
             reach in 0_i32..12,
         ) {
             let mut labels = Labels::default();
-            rows.iter().for_each(|(own, _)| labels.push(own.iter().copied()));
+            for (own, _) in &rows {
+                labels.push(own.iter().copied());
+            }
             let near = |a: u32, b: u32| (rows[a as usize].1 - rows[b as usize].1).abs() < reach;
             let order: Vec<u32> = (0..rows.len() as u32).rev().collect();
             let found = select(&labels, 6, &order, quota, |row, others| Ok(others.iter().any(|other| near(row, *other)))).unwrap();

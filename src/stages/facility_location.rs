@@ -160,7 +160,9 @@ impl FacilityLocation {
         let owns = cells.owns();
         let chosen = choose(source, &cells, keep, memory, stop)?;
         let mut kept = vec![false; rows];
-        chosen.iter().for_each(|(row, _)| kept[*row as usize] = true);
+        for (row, _) in &chosen {
+            kept[*row as usize] = true;
+        }
         let distances = distances(source, &cells, &kept, memory)?;
         let covered: f64 = distances.iter().map(|distance| 1.0 - distance).sum();
         report.insert("cells".into(), json!(cells.count()));
@@ -212,7 +214,9 @@ fn choose(source: Source<'_>, cells: &Cells, keep: usize, memory: &Reservation, 
         }
         let chosen = merge(&listed, keep);
         let mut taken = vec![0; members.len()];
-        chosen.iter().for_each(|(row, _)| taken[cells.own(*row) as usize] += 1);
+        for (row, _) in &chosen {
+            taken[cells.own(*row) as usize] += 1;
+        }
         open.extend((0..members.len()).filter(|cell| taken[*cell] == listed[*cell].len() && depths[*cell] < most(*cell)));
         if open.is_empty() {
             return Ok(chosen);

@@ -188,7 +188,9 @@ fn spanning(source: Source<'_>, rank: usize, keep: usize, tolerance: f64, check:
     let mut spanned = Spanned { source: Source::Memory(matrix), volume, least: tolerance * tolerance + SLACK };
     let Choice { chosen, left } = greedy(candidates, keep - rank, &mut spanned, check)?;
     let mut norms = vec![0.0; rows];
-    left.iter().for_each(|candidate| norms[candidate.row as usize] = candidate.gain.max(0.0).sqrt());
+    for candidate in &left {
+        norms[candidate.row as usize] = candidate.gain.max(0.0).sqrt();
+    }
     let chosen = start.rows.into_iter().chain(chosen.into_iter().map(|candidate| candidate.row)).collect();
     Ok(Spanning { rank, exchanges: start.exchanges, chosen, norms })
 }

@@ -20,7 +20,9 @@ pub fn sum(source: Source<'_>, make: impl Fn(&[f32], &mut [f64]) + Sync) -> Resu
         Ok(sum)
     })?;
     let mut sum = vec![0.0; d];
-    parts.iter().for_each(|part| add_scaled(&mut sum, 1.0, part));
+    for part in &parts {
+        add_scaled(&mut sum, 1.0, part);
+    }
     Ok(sum)
 }
 
@@ -28,7 +30,9 @@ pub fn sum(source: Source<'_>, make: impl Fn(&[f32], &mut [f64]) + Sync) -> Resu
 pub fn mean(source: Source<'_>) -> Result<Vec<f64>> {
     let mut mean = sum(source, |row, out| out.iter_mut().zip(row).for_each(|(out, x)| *out = f64::from(*x)))?;
     let rows = source.rows().max(1) as f64;
-    mean.iter_mut().for_each(|x| *x /= rows);
+    for x in &mut mean {
+        *x /= rows;
+    }
     Ok(mean)
 }
 

@@ -33,7 +33,9 @@ pub fn redundancy(source: Source<'_>, center: Center) -> Result<Vec<f64>> {
         // What is left of a row that equals the mean but for rounding has no direction.
         let least = row.iter().fold(0.0_f64, |most, x| most.max(f64::from(x.abs()))) * f64::EPSILON * (row.len() as f64);
         let scale = if norm > least { 1.0 / norm } else { 0.0 };
-        out.iter_mut().for_each(|x| *x *= scale);
+        for x in out.iter_mut() {
+            *x *= scale;
+        }
     };
     let sum = mean::sum(source, direction)?;
     let others = source.rows().saturating_sub(1).max(1) as f64;
