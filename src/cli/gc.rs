@@ -29,7 +29,7 @@ pub struct GcArguments {
 pub(crate) fn gc(arguments: &GcArguments, global: &Global, out: &mut dyn Write) -> Result<()> {
     let prepared = prepare(&arguments.pipeline, global)?;
     let store = prepared.state().map(Store::new);
-    let garbage = Garbage::find(prepared.work(), store.as_ref())?;
+    let garbage = Garbage::find(prepared.work(), store.as_ref(), prepared.written_sink())?;
     let (files, size) = (garbage.files.clone(), garbage.files.iter().map(|(_, bytes)| bytes).sum::<u64>());
     if !arguments.dry_run {
         garbage.remove()?;

@@ -112,7 +112,7 @@ An editor with a YAML language server takes it from the first line of a pipeline
     Schema,
     /// Remove what no run will ask for again from the work folder of a pipeline, and from its state
     Gc(gc::GcArguments),
-    /// Look at a state: what it holds, how it came about, whether its files are whole
+    /// Look at a state, take documents out of it, merge its files, or decide over all shards anew
     State(state::StateArguments),
     /// Show what this machine has: cores, CPU features, memory, ONNX Runtime
     Doctor(doctor::DoctorArguments),

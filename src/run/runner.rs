@@ -118,6 +118,12 @@ impl Prepared {
         }
     }
 
+    /// The folder of the dataset, `{version}` as it is written.
+    #[must_use]
+    pub fn written_sink(&self) -> &Path {
+        &self.sink
+    }
+
     /// The work folder.
     #[must_use]
     pub fn work(&self) -> &Path {

@@ -1,9 +1,11 @@
-//! What no run will ask for again: artefacts that the newest finished run of a pipeline did not use, overflow that a killed process left,
+//! What no run will ask for again: artefacts that the newest finished run of a pipeline did not use, overflow and datasets that killed
+//! processes left,
 //! and files in a state that its newest version does not list: older versions are history, which is read of manifests alone.
 
 use std::path::{Path, PathBuf};
 
 use super::artefacts::Artefacts;
+use super::commit;
 use super::store::Store;
 use crate::error::Result;
 use crate::fault;
@@ -21,11 +23,11 @@ pub struct Garbage {
 }
 
 impl Garbage {
-    /// Finds it in a work folder and in a state.
+    /// Finds it in a work folder, in a state, and beside a sink (`{version}` in its name stands for any).
     ///
     /// # Errors
     /// Kind conflict while a run is active, kind storage.
-    pub fn find(work: &Path, state: Option<&Store>) -> Result<Self> {
+    pub fn find(work: &Path, state: Option<&Store>, sink: &Path) -> Result<Self> {
         let mut garbage = Self { files: Vec::new(), folders: Vec::new(), locks: Vec::new() };
         if local::exists(work)? {
             garbage.locks.push(Artefacts::hold_alone(work)?);
@@ -44,6 +46,11 @@ impl Garbage {
             head.as_ref().map_or(Ok(()), |head| store.check_lengths(head))?;
             garbage.files.extend(store.unlisted(head.as_ref())?);
         }
+        let head = state.map(Store::head).transpose()?.flatten();
+        let committed = head.map(|(head, _)| commit::unnamed(&head.dataset.folder, &head.run_id)).transpose()?;
+        let (folders, locks) = commit::leftovers(sink, committed.as_deref())?;
+        garbage.locks.extend(locks);
+        folders.into_iter().try_for_each(|folder| garbage.add_folder(folder))?;
         garbage.files.sort();
         Ok(garbage)
     }

@@ -1,6 +1,7 @@
 //! Publishing a dataset: everything is written beside the sink, then one rename makes it visible. Replacing an existing dataset
 //! goes through an intent file, which the next command that meets it carries out or takes back.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -173,6 +174,52 @@ fn hold(sink: &Path) -> Result<Lock> {
         local::create_dir_all_synced(parent)?;
     }
     Lock::take(&sink.with_file_name(format!(".{}.lock", name.to_string_lossy())), "the output")
+}
+
+/// What killed runs left beside a sink whose name may hold `{version}`: folders of datasets that were never committed, `committed` (if any)
+/// apart; and the locks of their sinks, so that no run is active there while they live. What an active run writes is not among it.
+pub fn leftovers(sink: &Path, committed: Option<&Path>) -> Result<(Vec<PathBuf>, Vec<Lock>)> {
+    let (mut folders, mut locks) = (Vec::new(), BTreeMap::new());
+    let (Some(parent), Some(name)) = (sink.parent(), sink.file_name().and_then(|name| name.to_str())) else {
+        return Ok((folders, Vec::new()));
+    };
+    if !local::is_dir(parent) {
+        return Ok((folders, Vec::new()));
+    }
+    for entry in local::list_entries(parent)? {
+        let of_part = entry.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.'));
+        let of_part = of_part.filter(|(_, run)| run.len() == 16 && run.bytes().all(|byte| byte.is_ascii_hexdigit())).map(|(base, _)| base);
+        let of_lock = entry.strip_prefix('.').and_then(|rest| rest.strip_suffix(".lock"));
+        let Some(base) = of_part.or(of_lock).filter(|base| is_version_of(base, name)) else { continue };
+        if !locks.contains_key(base) {
+            match hold(&parent.join(base)) {
+                Ok(lock) => drop(locks.insert(base.to_owned(), lock)),
+                Err(error) if error.kind() == Kind::Conflict => continue,
+                Err(error) => return Err(error),
+            }
+        }
+        let path = parent.join(&entry);
+        if of_part.is_some() && committed != Some(&path) {
+            folders.push(path);
+        }
+    }
+    Ok((folders, locks.into_values().collect()))
+}
+
+/// Whether a name is the sink's, with a number for `{version}`.
+fn is_version_of(name: &str, sink: &str) -> bool {
+    match sink.split_once("{version}") {
+        Some((before, after)) => name
+            .strip_prefix(before)
+            .and_then(|rest| rest.strip_suffix(after))
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())),
+        None => name == sink,
+    }
+}
+
+/// Where the dataset of a committed run lies as long as it has no name.
+pub fn unnamed(sink: &Path, run_id: &str) -> Result<PathBuf> {
+    part_of(sink, run_id)
 }
 
 /// Carries out or takes back a replacement that was cut off.

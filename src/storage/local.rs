@@ -351,6 +351,20 @@ pub fn is_empty_dir(path: &Path) -> Result<bool> {
     Ok(entries.next().is_none())
 }
 
+/// The names in a folder that are UTF-8, sorted.
+///
+/// # Errors
+/// Kind storage when it cannot be listed.
+pub fn list_entries(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| io_error("cannot list", folder, error))? {
+        let entry = entry.map_err(|error| io_error("cannot list", folder, error))?;
+        names.extend(entry.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// Every file below a folder, whatever its name: paths relative to it, parts joined with `/`, sorted.
 ///
 /// # Errors

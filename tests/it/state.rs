@@ -222,6 +222,36 @@ fn what_needs_a_state_says_so() {
     trommel(corpus.path(), &["state", "forget", "state", "--ids", "nowhere.txt"]).failed(6);
 }
 
+/// What runs that were killed wrote and nobody will ask for; beside what somebody else has there.
+#[test]
+fn gc_removes_datasets_that_were_never_committed() {
+    let corpus = incremental(EXACT);
+    shard(&corpus, "1", &pages(0..4));
+    corpus.run(&[]).ok();
+    for name in ["out/7.0123456789abcdef.part/data", "out/x.0123456789abcdef.part", "out/7.part"] {
+        fs::create_dir_all(corpus.at(name)).unwrap();
+    }
+    fs::write(corpus.at("out/7.0123456789abcdef.part/data/a.parquet"), "half").unwrap();
+    fs::write(corpus.at("out/.7.lock"), "").unwrap();
+    let names = || {
+        let mut names: Vec<String> =
+            fs::read_dir(corpus.at("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let said = trommel(corpus.path(), &["gc", "p.yaml", "--dry-run"]).ok().stdout;
+    assert!(said.contains("a.parquet") && names().contains(&"7.0123456789abcdef.part".to_owned()), "{said}");
+    trommel(corpus.path(), &["gc", "p.yaml"]).ok();
+    assert_eq!(names(), ["1", "7.part", "x.0123456789abcdef.part"]);
+    trommel(corpus.path(), &["verify", "out/1"]).ok();
+    // One that is committed and has no name yet stays, and gets it.
+    let run = corpus.manifest_of("out/1")["run_id"].as_str().unwrap()[..16].to_owned();
+    fs::rename(corpus.at("out/1"), corpus.at(&format!("out/1.{run}.part"))).unwrap();
+    trommel(corpus.path(), &["gc", "p.yaml"]).ok();
+    corpus.run(&[]).ok();
+    trommel(corpus.path(), &["verify", "out/1"]).ok();
+}
+
 /// A step in the life of a state.
 #[derive(Debug, Clone)]
 enum Step {
