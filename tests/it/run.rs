@@ -217,6 +217,45 @@ fn a_damaged_artefact_is_made_again() {
     assert_eq!(corpus.tree_hash(), first);
 }
 
+/// Each file of the work folder lost in turn: what is missing is made again, and nothing is lost.
+#[test]
+fn a_lost_artefact_is_made_again() {
+    let corpus = Corpus::new();
+    repeated(&corpus);
+    corpus.pipeline(EXACT).run(&[]).ok();
+    let first = corpus.tree_hash();
+    let mut files = Vec::new();
+    list(&corpus.at(".trommel/t/artefacts"), &mut files);
+    assert!(files.len() > 4, "{files:?}");
+    for file in files {
+        fs::remove_file(&file).unwrap();
+        corpus.run(&["--overwrite"]).ok();
+        assert_eq!(corpus.tree_hash(), first, "{}", file.display());
+    }
+}
+
+/// Nothing of what surrounds a process is in what it writes (run.json apart).
+#[test]
+fn surroundings_move_no_byte() {
+    let mut hashes = BTreeSet::new();
+    let stages = "  - { id: some, sample: { keep_fraction: 0.9, seed: 3 } }\n  - { id: exact, exact_dedup: { columns: [text], keep: longest } }\n  - { id: near, minhash_dedup: { threshold: 0.6 } }\n  - { id: v, embed: { model: builtin } }\n  - { id: core, prototypes: { keep_fraction: 0.7, k: 4 } }";
+    for variables in [
+        &[][..],
+        &[("TMPDIR", "/var/tmp"), ("LC_ALL", "tr_TR.UTF-8"), ("TZ", "Asia/Kathmandu"), ("HOME", "/nowhere"), ("HOSTNAME", "other")],
+        &[("LANG", "C"), ("TZ", "UTC-14"), ("RAYON_NUM_THREADS", "1"), ("USER", "someone"), ("COLUMNS", "20")],
+    ] {
+        let corpus = Corpus::new();
+        repeated(&corpus);
+        corpus.pipeline(stages);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_trommel"));
+        command.args(["run", "--quiet"]).arg(corpus.at("p.yaml")).current_dir(if variables.is_empty() { "/" } else { "/tmp" });
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        hashes.insert(corpus.tree_hash().to_string());
+    }
+    assert_eq!(hashes.len(), 1);
+}
+
 fn record(corpus: &Corpus) -> Value {
     serde_json::from_slice(&fs::read(corpus.at("out/run.json")).unwrap()).unwrap()
 }
