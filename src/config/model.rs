@@ -593,7 +593,7 @@ impl Pipeline {
             .map(|stage| {
                 json!({
                     "config": stage.config.canonical(),
-                    "embedding": stage.config.embedding().map(StageId::as_str),
+                    "embedding": stage.config.embedding().flatten().map(StageId::as_str),
                     "id": stage.id.as_str(),
                     "inputs": ids(&stage.inputs),
                     "kind": stage.config.kind(),

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::config::model::{Outline, Reference, StageOutline};
 use crate::diagnostic::{Diagnostics, Position, nearest};
 use crate::limits::MAX_STAGES;
-use crate::stages::StageConfig;
 
 /// Where rows come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,7 +94,7 @@ pub fn build(outline: &Outline, out: &mut Diagnostics) -> Option<Graph> {
     }
     let mut embeddings = vec![None; stages.len()];
     for (index, stage) in stages.iter().enumerate() {
-        let needs = stage.config.as_ref().is_some_and(StageConfig::needs_embedding);
+        let needs = stage.config.as_ref().is_some_and(|config| config.embedding().is_some());
         if needs && cyclic.is_empty() && !edges.uncertain {
             let found = embedding(index, stage, outline, &names, &edges.inputs, out);
             if let Some(slot) = embeddings.get_mut(index) {
@@ -319,7 +318,7 @@ fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTree
         }
         let Some(Input::Stage(index)) = find(reference, &path, names, Scope::StageForSink, out) else { continue };
         let Some(stage) = outline.stages.get(index) else { continue };
-        if stage.config.as_ref().is_some_and(|config| !config.makes_column()) {
+        if stage.config.as_ref().is_some_and(|config| config.made_vectors().is_none()) {
             let message = format!("the stage `{}` makes no column", reference.id);
             out.add(&path, reference.position, message, Some("name an `embed` stage".into()));
         } else if !reached.contains(&Input::Stage(index)) {
@@ -338,11 +337,13 @@ fn embedding(
     inputs: &[Vec<Input>],
     out: &mut Diagnostics,
 ) -> Option<usize> {
-    let makes = |stage: &usize| outline.stages.get(*stage).and_then(|stage| stage.config.as_ref()).is_some_and(StageConfig::makes_column);
+    let makes = |stage: &usize| {
+        outline.stages.get(*stage).and_then(|stage| stage.config.as_ref()).is_some_and(|config| config.made_vectors().is_some())
+    };
     let id = |stage: usize| outline.stages.get(stage).and_then(|stage| stage.id.as_ref()).map_or("", |id| id.id.as_str());
     let path = format!("{}.embedding", stage.path);
     let position = stage.embedding_position.or(stage.position);
-    let found = if let Some(wanted) = stage.config.as_ref().and_then(StageConfig::embedding) {
+    let found = if let Some(wanted) = stage.config.as_ref().and_then(|config| config.embedding().flatten()) {
         let reference = Reference { id: wanted.as_str().to_owned(), position };
         let Input::Stage(found) = find(&reference, &path, names, Scope::StageFor(index), out)? else { return None };
         let reached = above(Input::Stage(index), inputs);
@@ -425,8 +426,8 @@ mod tests {
 
     use super::*;
     use crate::config::model::SinkOutline;
-    use crate::stages::SampleConfig;
     use crate::stages::quota::Quota;
+    use crate::stages::{SampleConfig, StageConfig};
 
     /// Stages with the inputs of `edges` (0 is the source, n the stage n - 1), and the sink behind the last.
     fn outline(edges: &[Vec<usize>]) -> Outline {

@@ -8,6 +8,7 @@ use crate::dataset::snapshot::Shard;
 use crate::embed::guard::Status;
 use crate::error::{Error, Result};
 use crate::ids::{RowId, ShardId};
+use crate::stages::StageConfig;
 use crate::stages::seam::Shape;
 use crate::state::artefacts::{read_table, unreadable};
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
@@ -61,7 +62,7 @@ impl Verdicts {
         let mut stages = Vec::new();
         let mut bad = BTreeMap::new();
         for (index, planned) in cx.plan.stages.iter().enumerate() {
-            if planned.config.makes_column() && planned.reached_by[shard.source] {
+            if planned.config.made_vectors().is_some() && planned.reached_by[shard.source] {
                 bad.extend(cx.bad_vectors(shard, index)?);
             }
             let Some(dropped) = live.dropped_by(index).filter(|dropped| dropped.count_set_bits() > 0) else { continue };
@@ -111,34 +112,11 @@ impl Verdicts {
 }
 
 fn row_local_reason(cx: &RunContext, stage: usize) -> &'static str {
-    use crate::stages::StageConfig;
-    match cx.plan.stages[stage].config {
+    let config = &cx.plan.stages[stage].config;
+    match config {
         StageConfig::Sample(_) => "not_selected",
-        StageConfig::Embed(_)
-        | StageConfig::EmbeddingWhitening(_)
-        | StageConfig::NeighborDimReduction(_)
-        | StageConfig::DimensionSelect(_) => "bad_vector",
-        StageConfig::Filter(_)
-        | StageConfig::ExactDedup(_)
-        | StageConfig::MinhashDedup(_)
-        | StageConfig::SemanticDedup(_)
-        | StageConfig::Prototypes(_)
-        | StageConfig::OnlineLossFilter(_)
-        | StageConfig::DiversityMetrics(_)
-        | StageConfig::SelectorPool(_)
-        | StageConfig::GradientValueSelect(_)
-        | StageConfig::WeightedScoreFilter(_)
-        | StageConfig::ScoreFilter(_)
-        | StageConfig::KCenter(_)
-        | StageConfig::LogDetSelect(_)
-        | StageConfig::FacilityLocation(_)
-        | StageConfig::TypeBalancedSelect(_)
-        | StageConfig::ClusterPermanentPruning(_)
-        | StageConfig::CodebookSelect(_)
-        | StageConfig::VarianceSelect(_)
-        | StageConfig::MaxvolSelect(_)
-        | StageConfig::RedundancySelect(_)
-        | StageConfig::DensityPruning(_) => "filtered",
+        _ if config.made_vectors().is_some() => "bad_vector",
+        _ => "filtered",
     }
 }
 

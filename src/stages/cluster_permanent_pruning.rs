@@ -131,6 +131,10 @@ impl Stage for ClusterPermanentPruningConfig {
         StageShape::Barrier
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(ClusterPermanentPruning { config: self.clone(), stage: stage.clone() }))
     }

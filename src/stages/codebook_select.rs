@@ -107,6 +107,10 @@ impl Stage for CodebookSelectConfig {
         StageShape::Barrier
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(CodebookSelect { config: self.clone(), stage: stage.clone() }))
     }

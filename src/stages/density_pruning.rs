@@ -162,6 +162,10 @@ impl Stage for DensityPruningConfig {
         StageShape::Barrier
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(DensityPruning { config: self.clone(), stage: stage.clone() }))
     }

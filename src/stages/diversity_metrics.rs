@@ -99,6 +99,10 @@ impl Stage for DiversityMetricsConfig {
         self.groups().carry(cx, None)
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(DiversityMetrics { config: self.clone() }))
     }

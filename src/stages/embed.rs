@@ -353,6 +353,10 @@ impl Stage for EmbedConfig {
         Self::canonical(self)
     }
 
+    fn made_vectors(&self) -> Option<OnBadVector> {
+        Some(self.on_bad_vector)
+    }
+
     fn shape(&self) -> StageShape {
         StageShape::Feature
     }

@@ -123,6 +123,10 @@ impl Stage for FacilityLocationConfig {
         }
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(FacilityLocation { config: self.clone(), stage: stage.clone() }))
     }

@@ -177,6 +177,10 @@ impl Stage for GradientValueSelectConfig {
         self.tasks().carry(cx, Some(both))
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(GradientValueSelect { config: self.clone() }))
     }

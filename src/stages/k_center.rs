@@ -77,6 +77,10 @@ impl Stage for KCenterConfig {
         ]
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(KCenter(self.clone())))
     }

@@ -91,6 +91,10 @@ impl Stage for LogDetSelectConfig {
         vec!["greedy: at least 1 - 1/e of the largest log det(1 + K / ridge) of any set of that size, K the cosines of its rows".into()]
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(LogDet(self.clone())))
     }

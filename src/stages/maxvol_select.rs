@@ -115,6 +115,10 @@ impl Stage for MaxvolSelectConfig {
         vec![format!("stops below its budget once every other row has coefficients of norm {} at most", self.tolerance)]
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(MaxvolSelect(self.clone())))
     }

@@ -4,7 +4,6 @@ use self::seam::Stage;
 use crate::declare::shape::optional;
 use crate::declare::{Field, Fields, Shape};
 use crate::diagnostic::Diagnostics;
-use crate::ids::StageId;
 
 mod carry;
 pub mod cluster_permanent_pruning;
@@ -45,7 +44,6 @@ pub mod variance_select;
 mod vectors;
 pub mod weighted_score_filter;
 
-use self::policy::OnBadVector;
 pub use cluster_permanent_pruning::ClusterPermanentPruningConfig;
 pub use codebook_select::CodebookSelectConfig;
 pub use density_pruning::DensityPruningConfig;
@@ -261,101 +259,6 @@ impl StageConfig {
             "type_balanced_select" => Self::TypeBalancedSelect(TypeBalancedSelectConfig::read(fields, out)),
             _ => return None,
         })
-    }
-
-    /// Whether the stage takes vectors, and so needs a stage above it that makes some.
-    #[must_use]
-    pub fn needs_embedding(&self) -> bool {
-        matches!(
-            self,
-            Self::SemanticDedup(_)
-                | Self::DiversityMetrics(_)
-                | Self::SelectorPool(_)
-                | Self::GradientValueSelect(_)
-                | Self::KCenter(_)
-                | Self::Prototypes(_)
-                | Self::TypeBalancedSelect(_)
-                | Self::ClusterPermanentPruning(_)
-                | Self::CodebookSelect(_)
-                | Self::VarianceSelect(_)
-                | Self::MaxvolSelect(_)
-                | Self::RedundancySelect(_)
-                | Self::DensityPruning(_)
-                | Self::LogDetSelect(_)
-                | Self::FacilityLocation(_)
-        ) || self.shape() == seam::Shape::Fitted
-    }
-
-    /// The stage whose vectors the user named, if any.
-    #[must_use]
-    pub fn embedding(&self) -> Option<&StageId> {
-        match self {
-            Self::SemanticDedup(config) => config.embedding.as_ref(),
-            Self::Prototypes(config) => config.embedding.as_ref(),
-            Self::DiversityMetrics(config) => config.embedding.as_ref(),
-            Self::SelectorPool(config) => config.embedding.as_ref(),
-            Self::GradientValueSelect(config) => config.embedding.as_ref(),
-            Self::KCenter(config) => config.embedding.as_ref(),
-            Self::LogDetSelect(config) => config.embedding.as_ref(),
-            Self::FacilityLocation(config) => config.embedding.as_ref(),
-            Self::DensityPruning(config) => config.embedding.as_ref(),
-            Self::RedundancySelect(config) => config.embedding.as_ref(),
-            Self::MaxvolSelect(config) => config.embedding.as_ref(),
-            Self::VarianceSelect(config) => config.embedding.as_ref(),
-            Self::CodebookSelect(config) => config.embedding.as_ref(),
-            Self::ClusterPermanentPruning(config) => config.embedding.as_ref(),
-            Self::TypeBalancedSelect(config) => config.embedding.as_ref(),
-            Self::EmbeddingWhitening(config) => config.embedding.as_ref(),
-            Self::NeighborDimReduction(config) => config.embedding.as_ref(),
-            Self::DimensionSelect(config) => config.embedding.as_ref(),
-            Self::Filter(_)
-            | Self::Sample(_)
-            | Self::ExactDedup(_)
-            | Self::MinhashDedup(_)
-            | Self::Embed(_)
-            | Self::OnlineLossFilter(_)
-            | Self::ScoreFilter(_)
-            | Self::WeightedScoreFilter(_) => None,
-        }
-    }
-
-    /// Whether the stage makes a column of vectors, which is named by the stage's id and can be added to the output.
-    #[must_use]
-    pub fn makes_column(&self) -> bool {
-        self.made_vectors().is_some()
-    }
-
-    /// What becomes of rows with bad vectors, for a stage that makes vectors.
-    #[must_use]
-    pub fn made_vectors(&self) -> Option<OnBadVector> {
-        match self {
-            Self::Embed(config) => Some(config.on_bad_vector),
-            Self::EmbeddingWhitening(config) => Some(config.on_bad_vector),
-            Self::NeighborDimReduction(config) => Some(config.on_bad_vector),
-            Self::DimensionSelect(config) => Some(config.on_bad_vector),
-            Self::Filter(_)
-            | Self::Sample(_)
-            | Self::ExactDedup(_)
-            | Self::MinhashDedup(_)
-            | Self::SemanticDedup(_)
-            | Self::Prototypes(_)
-            | Self::OnlineLossFilter(_)
-            | Self::DiversityMetrics(_)
-            | Self::SelectorPool(_)
-            | Self::GradientValueSelect(_)
-            | Self::ScoreFilter(_)
-            | Self::WeightedScoreFilter(_)
-            | Self::KCenter(_)
-            | Self::LogDetSelect(_)
-            | Self::FacilityLocation(_)
-            | Self::TypeBalancedSelect(_)
-            | Self::ClusterPermanentPruning(_)
-            | Self::CodebookSelect(_)
-            | Self::VarianceSelect(_)
-            | Self::MaxvolSelect(_)
-            | Self::RedundancySelect(_)
-            | Self::DensityPruning(_) => None,
-        }
     }
 }
 

@@ -107,6 +107,14 @@ impl Stage for NeighborDimReductionConfig {
         StageShape::Fitted
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
+    fn made_vectors(&self) -> Option<OnBadVector> {
+        Some(self.on_bad_vector)
+    }
+
     fn fit(&self, stage: &StageId) -> Option<Box<dyn Fit>> {
         Some(Box::new(Reduction { config: self.clone(), stage: stage.clone() }))
     }

@@ -128,6 +128,10 @@ impl Stage for PrototypesConfig {
         self.quota.carry(cx, None)
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(Prototypes { config: self.clone(), stage: stage.clone() }))
     }

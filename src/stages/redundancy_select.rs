@@ -90,6 +90,10 @@ impl Stage for RedundancySelectConfig {
         StageShape::Barrier
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(RedundancySelect(self.clone())))
     }

@@ -8,6 +8,7 @@ use arrow::record_batch::RecordBatch;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
+use super::policy::OnBadVector;
 use crate::embed::Embedder;
 use crate::engine::{Engine, RowStream};
 use crate::error::Result;
@@ -113,6 +114,14 @@ pub trait Stage: Debug + Send + Sync {
     /// What the barrier asks of the rows that it names: the last column made is what it is given.
     fn named_rows(&self, _cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
         Ok(None)
+    }
+    /// The stage whose vectors it takes, if the user named it; `None` if it takes none.
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        None
+    }
+    /// What becomes of rows with bad vectors, for a stage that makes vectors: a column that is named by its id.
+    fn made_vectors(&self) -> Option<OnBadVector> {
+        None
     }
     /// What it does with the rows of earlier increments.
     fn incremental(&self) -> Incremental {

@@ -232,6 +232,10 @@ impl Stage for SelectorPoolConfig {
         Ok(Some(together(Box::new(draws), Box::new(CarryNumbers::try_new(cx, &self.numbers())?))))
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(SelectorPool { config: self.clone(), stage: stage.clone() }))
     }

@@ -127,6 +127,10 @@ impl Stage for TypeBalancedSelectConfig {
         Ok(Some(Box::new(LabelHashes::try_new(&self.labels, cx)?)))
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(TypeBalancedSelect { config: self.clone(), stage: stage.clone() }))
     }

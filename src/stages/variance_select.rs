@@ -107,6 +107,10 @@ impl Stage for VarianceSelectConfig {
         StageShape::Barrier
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, _: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(VarianceSelect(self.clone())))
     }

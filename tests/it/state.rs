@@ -92,14 +92,14 @@ fn forgotten_rows_match_nothing_and_are_listed_where_they_stand() {
 fn compaction_keeps_what_is_kept_and_removes_what_is_forgotten() {
     let corpus = incremental(NEAR);
     for day in 0..5 {
-        shard(&corpus, &format!("{day}"), &pages(day * 10..day * 10 + 15));
+        shard(&corpus, &format!("document{day}"), &pages(day * 10..day * 10 + 15));
         corpus.run(&[]).ok();
     }
     let before = json(&corpus, &["state", "show", "state"]);
-    forget(&corpus, &["0-3", "4-12"], &[]);
+    forget(&corpus, &["document0-3", "document4-12"], &[]);
     let rows = |value: &Value| value["stages"].as_array().unwrap().iter().map(|stage| stage["rows"].as_u64().unwrap()).collect::<Vec<_>>();
     assert_eq!(rows(&before), [55, 55]);
-    assert!(holds(&corpus, "state/segments", b"0-3"), "document ids of a small file are found in its bytes");
+    assert!(holds(&corpus, "state/segments", b"document0-3"), "document ids of a small file are found in its bytes");
     let said = json(&corpus, &["state", "compact", "state"]);
     assert_eq!(said["version"], 7, "{said}");
     let after = json(&corpus, &["state", "show", "state"]);
@@ -110,14 +110,17 @@ fn compaction_keeps_what_is_kept_and_removes_what_is_forgotten() {
     assert_eq!(files.len(), 4, "nothing else is left");
     trommel(corpus.path(), &["state", "verify", "state"]).ok();
     // Read as any tool reads them, no row of them is left.
-    for id in ["0-3", "4-12"] {
+    for id in ["document0-3", "document4-12"] {
         assert!(!holds(&corpus, "state", id.as_bytes()), "{id}");
     }
     let said = json(&corpus, &["state", "compact", "state"]);
     assert_eq!((&said["version"], &said["removed"]["files"]), (&7.into(), &0.into()));
-    shard(&corpus, "5", &pages(0..60));
+    shard(&corpus, "document5", &pages(0..60));
     corpus.run(&[]).ok();
-    assert_eq!(corpus.kept_of("out/8"), ["5-3", "5-52", "5-55", "5-56", "5-57", "5-58", "5-59"]);
+    assert_eq!(
+        corpus.kept_of("out/8"),
+        ["document5-3", "document5-52", "document5-55", "document5-56", "document5-57", "document5-58", "document5-59"]
+    );
     let history = trommel(corpus.path(), &["state", "history", "state"]).ok().stdout;
     assert!(history.starts_with("version 1: shards 1, rows 15, kept 15, run"), "{history}");
 }

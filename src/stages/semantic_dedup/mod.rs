@@ -385,6 +385,10 @@ impl Stage for SemanticDedupConfig {
         refusals.iter().find(|(refused, _)| *refused).map_or(Incremental::Compares, |(_, reason)| Incremental::Refused(reason))
     }
 
+    fn embedding(&self) -> Option<Option<&StageId>> {
+        Some(self.embedding.as_ref())
+    }
+
     fn barrier(&self, stage: &StageId) -> Option<Box<dyn Barrier>> {
         Some(Box::new(SemanticDedup { config: self.clone(), stage: stage.clone() }))
     }
