@@ -40,8 +40,9 @@
 //! 5. `state::commit` renames the finished folder: a dataset is visible whole or not at all.
 //!
 //! With a state (`run::increment`, `state::store`), step 1 leaves out what the state knows; a barrier that compares is given the rows that
-//! it kept before as well, as narrow rows ahead of the run's; and before step 5 what it kept of the new shards is written as segments,
-//! and the next version's manifest is created where there is none, which is the commit.
+//! it kept before as well, as narrow rows ahead of the run's, and with what it fitted then; and before step 5 what it kept of the new
+//! shards is written as segments, and the next version's manifest is created where there is none, which is the commit. `state::forget`
+//! and `state::compact` make versions of their own.
 //!
 //! # Invariants
 //!
