@@ -225,6 +225,35 @@ fn what_needs_a_state_says_so() {
     trommel(corpus.path(), &["state", "forget", "state", "--ids", "nowhere.txt"]).failed(6);
 }
 
+/// A state that a later release wrote is neither read nor written: not by a run, not by what changes it beside runs.
+#[test]
+fn a_later_format_is_refused() {
+    let corpus = incremental(EXACT);
+    shard(&corpus, "1", &pages(0..4));
+    corpus.run(&[]).ok();
+    let manifest = corpus.at("state/manifest/00000000000000000001.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let later = text.replacen("\"format\": 1,", "\"format\": 99,", 1);
+    assert_ne!(text, later);
+    fs::write(&manifest, later).unwrap();
+    shard(&corpus, "2", &pages(2..6));
+    fs::write(corpus.at("ids.txt"), "1-0").unwrap();
+    for arguments in [
+        &["run", "p.yaml", "--quiet"][..],
+        &["plan", "p.yaml"],
+        &["state", "show", "state"],
+        &["state", "verify", "state"],
+        &["state", "compact", "state"],
+        &["state", "forget", "state", "--ids", "ids.txt"],
+        &["gc", "p.yaml"],
+    ] {
+        let said = trommel(corpus.path(), arguments).failed(4);
+        assert!(said.contains("a later release wrote this state format=`99`") && said.contains("hint:"), "{arguments:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(corpus.at("state/manifest")).unwrap().count(), 1);
+    assert!(!corpus.at("out/2").exists());
+}
+
 /// What runs that were killed wrote and nobody will ask for; beside what somebody else has there.
 #[test]
 fn gc_removes_datasets_that_were_never_committed() {
