@@ -39,15 +39,15 @@ impl Garbage {
                 garbage.add_folder(spill)?;
             }
         }
+        let mut committed = None;
         if let Some(store) = state.filter(|store| store.folder().is_dir()) {
             garbage.locks.push(store.hold()?);
             let head = store.head()?.map(|(head, _)| head);
+            committed = head.as_ref().map(|head| commit::unnamed(&head.dataset.folder, &head.run_id)).transpose()?;
             // Beside damage, what an older version lists may be all that is left.
             head.as_ref().map_or(Ok(()), |head| store.check_lengths(head))?;
             garbage.files.extend(store.unlisted(head.as_ref())?);
         }
-        let head = state.map(Store::head).transpose()?.flatten();
-        let committed = head.map(|(head, _)| commit::unnamed(&head.dataset.folder, &head.run_id)).transpose()?;
         let (folders, locks) = commit::leftovers(sink, committed.as_deref())?;
         garbage.locks.extend(locks);
         folders.into_iter().try_for_each(|folder| garbage.add_folder(folder))?;

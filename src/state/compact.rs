@@ -26,28 +26,15 @@ pub fn compact(store: &Store, (head, hash): &(Version, ContentHash)) -> Result<O
                 [alone] if !holds(alone, forgotten) => {
                     segments.extend(alone.named.iter().chain([&alone.rows]).cloned());
                 }
-                [first, .., last] | [first @ last] => {
-                    let range = (first.first, last.last);
+                [Stored { first, .. }, .., Stored { last, .. }] | [Stored { first, last, .. }] => {
+                    let (first, last, stage) = (*first, *last, stage.to_owned());
                     let named: Option<Vec<&Segment>> = group.iter().map(|stored| stored.named.as_ref()).collect();
                     if let Some(named) = named {
-                        segments.extend(merge(
-                            store,
-                            &named,
-                            forgotten,
-                            number,
-                            |stage, (first, last)| Content::Named { stage, first, last },
-                            (stage, range),
-                        )?);
+                        let content = Content::Named { stage: stage.clone(), first, last };
+                        segments.extend(merge(store, &named, forgotten, content, number)?);
                     }
                     let rows: Vec<&Segment> = group.iter().map(|stored| &stored.rows).collect();
-                    segments.extend(merge(
-                        store,
-                        &rows,
-                        forgotten,
-                        number,
-                        |stage, (first, last)| Content::Rows { stage, first, last },
-                        (stage, range),
-                    )?);
+                    segments.extend(merge(store, &rows, forgotten, Content::Rows { stage, first, last }, number)?);
                 }
                 [] => {}
             }
@@ -116,16 +103,9 @@ fn holds(stored: &Stored, forgotten: &[u64]) -> bool {
     forgotten.get(forgotten.partition_point(|row| shard(row) < stored.first)).is_some_and(|row| shard(row) <= stored.last)
 }
 
-/// The rows of some files that are remembered, in one file for each schema; none where none is left.
-fn merge(
-    store: &Store,
-    files: &[&Segment],
-    forgotten: &[u64],
-    number: u64,
-    content: impl Fn(String, (u64, u64)) -> Content,
-    (stage, range): (&str, (u64, u64)),
-) -> Result<Option<Segment>> {
-    let single = files.iter().any(|segment| matches!(segment.content, Content::Named { .. }));
+/// The rows of some files that are remembered, in one; none where none is left.
+fn merge(store: &Store, files: &[&Segment], forgotten: &[u64], content: Content, number: u64) -> Result<Option<Segment>> {
+    let single = matches!(content, Content::Named { .. });
     let mut writer: Option<SegmentWriter<'_>> = None;
     for segment in files {
         for batch in read(&checked(store, segment)?, None)? {
@@ -140,5 +120,5 @@ fn merge(
             writer.write(&batch)?;
         }
     }
-    writer.map(|writer| writer.finish(content(stage.to_owned(), range), number)).transpose()
+    writer.map(|writer| writer.finish(content, number)).transpose()
 }
