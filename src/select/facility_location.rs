@@ -2,93 +2,146 @@
 //!
 //! The value of a set is the sum over all rows of the highest similarity to a row of the set, none below 0. It grows by less the more is
 //! in the set (it is submodular), so that choosing the row of highest gain each time reaches at least 1 - 1/e of the highest value of any
-//! set of that size (Nemhauser, Wolsey and Fisher, 1978); computing only gains that may be the highest: Minoux, 1978.
-
-use std::collections::BinaryHeap;
+//! set of that size (Nemhauser, Wolsey and Fisher, 1978).
+//!
+//! Gains are not computed again but kept: a row that is covered better than before takes the difference from the gain of each row
+//! that would have covered it, and the rows that are covered better become few, about one in `k` by the `k`-th choice. Similarities are
+//! whole numbers, so that gains are exact whatever was added and taken in whatever order.
 
 use rayon::prelude::*;
 
-use super::lazy::Candidate;
 use crate::error::Result;
 
-/// Gains that are brought up to date at a time.
-const BATCH: usize = 8;
-/// Similarities that are held at a time, at least those of one batch.
-const HELD: usize = 1 << 21;
-/// From so many rows on, gains are summed by several threads.
-const MANY: usize = 1 << 15;
-/// Lanes of a sum: fixed, so that it has the same bits everywhere, and falls wherever a term falls.
-const LANES: usize = 8;
+/// What a similarity of 1 is: single precision has no finer steps below 1.
+pub const ONE: u32 = 1 << 24;
+/// Rows whose similarities are looked at together: the sum of as many fits into 32 bits.
+const BLOCK: usize = 64;
+/// Columns that one task lowers.
+const COLUMNS: usize = 1 << 12;
+/// From so many similarities on, several threads look at them.
+const MANY: usize = 1 << 18;
 
-/// The similarities of some rows among each other.
-pub trait Similarities {
+/// A cosine in units of 1 / [`ONE`], none below 0 or above 1.
+#[must_use]
+#[expect(clippy::inline_always, reason = "so that loops over it take the wide instructions of their caller")]
+#[inline(always)]
+pub fn units(cosine: f32) -> u32 {
+    (cosine.clamp(0.0, 1.0) * ONE as f32 + 0.5) as i32 as u32
+}
+
+/// The similarities of some rows among each other, in units of 1 / [`ONE`] and at most that: the same in both directions.
+pub trait Similarities: Sync {
     /// How many rows there are.
     fn rows(&self) -> usize;
-    /// The similarities of each of `candidates` to all rows, one behind the other, into `out`.
-    fn fill(&self, candidates: &[u32], out: &mut Vec<f32>) -> Result<()>;
+    /// The similarities of each of `rows` to all rows; `buffer` is there to lay them down.
+    fn lines<'a>(&'a self, rows: &[u32], buffer: &'a mut Vec<u32>) -> Result<Vec<&'a [u32]>>;
 }
 
-/// What a candidate adds to what is covered.
-fn gain(similarities: &[f32], covered: &[f32]) -> f64 {
-    let mut lanes = [0.0_f64; LANES];
-    let ((whole, rest), (whole_covered, rest_covered)) = (similarities.as_chunks::<LANES>(), covered.as_chunks::<LANES>());
-    for (similarity, covered) in whole.iter().zip(whole_covered) {
-        for lane in 0..LANES {
-            lanes[lane] += f64::from((similarity[lane] - covered[lane]).max(0.0));
-        }
-    }
-    let rest = rest.iter().zip(rest_covered).fold(0.0, |sum, (similarity, covered)| sum + f64::from((similarity - covered).max(0.0)));
-    lanes.iter().sum::<f64>() + rest
+/// How much better a row is covered than before.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    row: u32,
+    from: u32,
+    to: u32,
 }
 
-/// The first `keep` rows that the greedy rule chooses, each with its gain; ties to the lowest row. Gains never rise.
+/// The first rows that the greedy rule chooses, each with its gain; ties to the lowest row. Gains never rise. It ends with `keep` rows,
+/// or before the first that does not fit: `fits` is asked of each, in the order of the choice.
 ///
 /// # Errors
 /// Those of `similarities` and of `check`, which is asked now and then whether to go on.
-pub fn greedy(similarities: &impl Similarities, keep: usize, check: impl Fn() -> Result<()>) -> Result<Vec<(u32, f64)>> {
+pub fn greedy(
+    similarities: &impl Similarities,
+    keep: usize,
+    mut fits: impl FnMut(u32) -> bool,
+    check: impl Fn() -> Result<()>,
+) -> Result<Vec<(u32, f64)>> {
     let rows = similarities.rows();
-    let mut covered = vec![0.0_f32; rows];
-    let mut heap = BinaryHeap::with_capacity(rows);
-    let (mut batch, mut held) = (Vec::<u32>::new(), Vec::new());
-    let mut chosen: Vec<(u32, f64)> = Vec::with_capacity(keep.min(rows));
-    let look = |batch: &[u32], held: &mut Vec<f32>, covered: &[f32], seen: usize| {
+    let mut covered = vec![0_u32; rows];
+    let mut open = vec![true; rows];
+    let mut gains = sums(similarities, &check)?;
+    let mut chosen = Vec::with_capacity(keep.min(rows));
+    let (mut buffer, mut changes) = (Vec::new(), Vec::new());
+    while chosen.len() < keep.min(rows) {
         check()?;
-        similarities.fill(batch, held)?;
-        let one = |(row, similarities): (&u32, &[f32])| Candidate { gain: gain(similarities, covered), row: *row, seen: seen as u32 };
-        Result::Ok(if rows < MANY {
-            batch.iter().zip(held.chunks(rows)).map(one).collect::<Vec<_>>()
-        } else {
-            batch.par_iter().zip(held.par_chunks(rows)).map(one).collect()
-        })
-    };
-    for start in (0..rows).step_by((HELD / rows.max(1)).max(BATCH)) {
-        batch.clear();
-        batch.extend(start as u32..rows.min(start + (HELD / rows).max(BATCH)) as u32);
-        heap.extend(look(&batch, &mut held, &covered, 0)?);
-    }
-    while chosen.len() < keep {
-        while heap.peek().is_some_and(|best| (best.seen as usize) < chosen.len()) {
-            batch.clear();
-            while batch.len() < BATCH && heap.peek().is_some_and(|best| (best.seen as usize) < chosen.len()) {
-                batch.extend(heap.pop().map(|candidate| candidate.row));
+        let best = (0..rows).filter(|row| open[*row]).fold(None, |best, row| match best {
+            Some(best) if gains[best] >= gains[row] => Some(best),
+            _ => Some(row),
+        });
+        let Some(best) = best.filter(|best| fits(*best as u32)) else { break };
+        open[best] = false;
+        chosen.push((best as u32, gains[best] as f64 / f64::from(ONE)));
+        changes.clear();
+        for line in similarities.lines(&[best as u32], &mut buffer)? {
+            for (row, (covered, to)) in covered.iter_mut().zip(line).enumerate().filter(|(_, (covered, to))| **to > **covered) {
+                changes.push(Change { row: row as u32, from: std::mem::replace(covered, *to), to: *to });
             }
-            heap.extend(look(&batch, &mut held, &covered, chosen.len())?);
         }
-        let Some(best) = heap.pop() else { break };
-        let place = batch.iter().position(|row| *row == best.row);
-        let place = place.map_or_else(
-            || {
-                batch = vec![best.row];
-                similarities.fill(&batch, &mut held).map(|()| 0)
-            },
-            Ok,
-        )?;
-        for (covered, similarity) in covered.iter_mut().zip(&held[place * rows..]) {
-            *covered = covered.max(*similarity);
+        for changes in changes.chunks(BLOCK) {
+            let rows: Vec<u32> = changes.iter().map(|change| change.row).collect();
+            lower(&mut gains, &similarities.lines(&rows, &mut buffer)?, changes);
         }
-        chosen.push((best.row, best.gain));
     }
     Ok(chosen)
+}
+
+/// The sum of the similarities of each row.
+fn sums(similarities: &impl Similarities, check: &impl Fn() -> Result<()>) -> Result<Vec<u64>> {
+    let rows = similarities.rows();
+    let (mut sums, mut buffer) = (Vec::with_capacity(rows), Vec::new());
+    for start in (0..rows).step_by(BLOCK) {
+        check()?;
+        let block: Vec<u32> = (start as u32..rows.min(start + BLOCK) as u32).collect();
+        let lines = similarities.lines(&block, &mut buffer)?;
+        let sum = |line: &&[u32]| line.iter().map(|similarity| u64::from(*similarity)).sum::<u64>();
+        if block.len() * rows < MANY { sums.extend(lines.iter().map(sum)) } else { sums.par_extend(lines.par_iter().map(sum)) }
+    }
+    Ok(sums)
+}
+
+/// Takes from the gain of each row what it would have added to the rows that changed: `lines` are their similarities.
+fn lower(gains: &mut [u64], lines: &[&[u32]], changes: &[Change]) {
+    let one = |(at, gains): (usize, &mut [u64])| {
+        let mut taken = [0; COLUMNS];
+        let taken = &mut taken[..gains.len()];
+        add(taken, lines, changes, at * COLUMNS);
+        gains.iter_mut().zip(taken).for_each(|(gain, taken)| *gain -= u64::from(*taken));
+    };
+    if lines.len() * gains.len() < MANY {
+        gains.chunks_mut(COLUMNS).enumerate().for_each(one);
+    } else {
+        gains.par_chunks_mut(COLUMNS).enumerate().for_each(one);
+    }
+}
+
+/// Adds up what the rows of the columns from `start` on would have added to the rows that changed.
+fn add(taken: &mut [u32], lines: &[&[u32]], changes: &[Change], start: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        struct Add<'a>(&'a mut [u32], &'a [&'a [u32]], &'a [Change], usize);
+        impl pulp::NullaryFnOnce for Add<'_> {
+            type Output = ();
+
+            #[expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
+            #[inline(always)]
+            fn call(self) {
+                portable_add(self.0, self.1, self.2, self.3);
+            }
+        }
+        simd.vectorize(Add(taken, lines, changes, start));
+        return;
+    }
+    portable_add(taken, lines, changes, start);
+}
+
+#[expect(clippy::inline_always, reason = "as above")]
+#[inline(always)]
+fn portable_add(taken: &mut [u32], lines: &[&[u32]], changes: &[Change], start: usize) {
+    for (line, Change { from, to, .. }) in lines.iter().zip(changes) {
+        for (taken, similarity) in taken.iter_mut().zip(&line[start..]) {
+            *taken += (*similarity).max(*from).min(*to) - from;
+        }
+    }
 }
 
 /// The `keep` rows that the greedy rule chooses where rows of different cells have no similarity, from what it chooses in each cell:
@@ -108,20 +161,26 @@ mod tests {
     use super::*;
 
     /// Similarities in a list.
-    struct Listed(Vec<Vec<f32>>);
+    struct Listed(Vec<Vec<u32>>);
+
+    impl Listed {
+        fn new(similarities: &[Vec<f32>]) -> Self {
+            Self(similarities.iter().map(|line| line.iter().map(|cosine| units(*cosine)).collect()).collect())
+        }
+    }
 
     impl Similarities for Listed {
         fn rows(&self) -> usize {
             self.0.len()
         }
 
-        fn fill(&self, candidates: &[u32], out: &mut Vec<f32>) -> Result<()> {
-            out.clear();
-            for row in candidates {
-                out.extend(&self.0[*row as usize]);
-            }
-            Ok(())
+        fn lines<'a>(&'a self, rows: &[u32], _: &'a mut Vec<u32>) -> Result<Vec<&'a [u32]>> {
+            Ok(rows.iter().map(|row| self.0[*row as usize].as_slice()).collect())
         }
+    }
+
+    fn first(similarities: &[Vec<f32>], keep: usize) -> Vec<(u32, f64)> {
+        greedy(&Listed::new(similarities), keep, |_| true, || Ok(())).unwrap()
     }
 
     fn value(similarities: &[Vec<f32>], set: &[u32]) -> f64 {
@@ -151,16 +210,20 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(100))]
 
         #[test]
-        fn lazy_gains_choose_what_all_gains_choose(
+        fn kept_gains_choose_what_all_gains_choose(
             rows in 1_usize..40, keep in 0_usize..45, numbers in prop::collection::vec(-16_i8..64, 200),
         ) {
             let all = similarities(rows, &numbers);
-            let chosen = greedy(&Listed(all.clone()), keep, || Ok(())).unwrap();
+            let chosen = first(&all, keep);
             prop_assert!(chosen.windows(2).all(|pair| pair[0].1 >= pair[1].1));
             let set: Vec<u32> = chosen.iter().map(|(row, _)| *row).collect();
             prop_assert_eq!(&set, &plain(&all, keep));
             let gains: f64 = chosen.iter().map(|(_, gain)| gain).sum();
             prop_assert!((gains - value(&all, &set)).abs() < 1e-9);
+            let mut asked = 0;
+            let fits = |_| { asked += 1; asked <= 3 };
+            let some = greedy(&Listed::new(&all), keep, fits, || Ok(())).unwrap();
+            prop_assert_eq!(some.as_slice(), &chosen[..chosen.len().min(3)], "the first that does not fit ends the choice");
         }
 
         #[test]
@@ -171,7 +234,7 @@ mod tests {
             let members = |set: u32| (0..rows as u32).filter(|row| set >> row & 1 == 1).collect::<Vec<_>>();
             let sets = (1_u32..1 << rows).filter(|set| set.count_ones() as usize == keep.min(rows));
             let best = sets.map(|set| value(&all, &members(set))).fold(0.0, f64::max);
-            let chosen: Vec<u32> = greedy(&Listed(all.clone()), keep, || Ok(())).unwrap().into_iter().map(|(row, _)| row).collect();
+            let chosen: Vec<u32> = first(&all, keep).into_iter().map(|(row, _)| row).collect();
             prop_assert!(value(&all, &chosen) >= (1.0 - (-1.0_f64).exp()) * best - 1e-9);
         }
 
@@ -186,12 +249,42 @@ mod tests {
             }
             let of = |wanted: usize| {
                 let members: Vec<usize> = (0..rows).filter(|row| cell(*row) == wanted).collect();
-                let own = members.iter().map(|i| members.iter().map(|j| all[*i][*j]).collect()).collect();
-                let chosen = greedy(&Listed(own), keep, || Ok(())).unwrap();
+                let own: Vec<Vec<f32>> = members.iter().map(|i| members.iter().map(|j| all[*i][*j]).collect()).collect();
+                let chosen = first(&own, keep);
                 chosen.into_iter().map(|(row, gain)| (members[row as usize] as u32, gain)).collect::<Vec<_>>()
             };
             let merged = merge(&(0..count).map(of).collect::<Vec<_>>(), keep);
-            prop_assert_eq!(merged, greedy(&Listed(all), keep, || Ok(())).unwrap());
+            prop_assert_eq!(merged, first(&all, keep));
+        }
+    }
+
+    /// More rows than one task lowers, by definition.
+    #[test]
+    fn many_rows_are_chosen_from_as_few_are() {
+        const ROWS: usize = COLUMNS + 300;
+        struct Made;
+        fn similarity(a: usize, b: usize) -> u32 {
+            let (low, high) = (a.min(b) as u32, a.max(b) as u32);
+            if a == b { ONE } else { (low.wrapping_mul(2_654_435_761) ^ high.wrapping_mul(40_503)).wrapping_mul(97) % (ONE / 3) }
+        }
+        impl Similarities for Made {
+            fn rows(&self) -> usize {
+                ROWS
+            }
+
+            fn lines<'a>(&'a self, rows: &[u32], buffer: &'a mut Vec<u32>) -> Result<Vec<&'a [u32]>> {
+                buffer.clear();
+                buffer.extend(rows.iter().flat_map(|row| (0..ROWS).map(move |other| similarity(*row as usize, other))));
+                Ok(buffer.chunks(ROWS).collect())
+            }
+        }
+        let found = greedy(&Made, 3, |_| true, || Ok(())).unwrap();
+        let mut covered = vec![0; ROWS];
+        for (row, gain) in found {
+            let gains = (0..ROWS).map(|j| (0..ROWS).map(|i| u64::from(similarity(i, j).saturating_sub(covered[i]))).sum::<u64>());
+            let (best, most) = gains.enumerate().max_by_key(|(row, gain)| (*gain, std::cmp::Reverse(*row))).unwrap();
+            assert_eq!((row, gain), (best as u32, most as f64 / f64::from(ONE)));
+            covered.iter_mut().enumerate().for_each(|(i, covered)| *covered = similarity(i, best).max(*covered));
         }
     }
 }

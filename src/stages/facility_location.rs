@@ -21,9 +21,9 @@ use crate::engine::{Engine, Reservation, Stop};
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
-use crate::select::facility_location::{Similarities, greedy, merge};
+use crate::select::facility_location::{Similarities, greedy, merge, units};
 use crate::vector::steady::products;
-use crate::vector::{Cells, KMeans, Matrix, Rows, Source, Training, nearest};
+use crate::vector::{Cells, KMeans, Rows, Source, Training, nearest};
 
 /// Rows up to which `k: auto` compares all with all.
 const EXACT_ROWS: usize = 1 << 15;
@@ -188,12 +188,12 @@ fn members(cells: &Cells) -> Vec<Vec<u32>> {
 /// The rows chosen, each with its gain, best first.
 fn choose(source: Source<'_>, cells: &Cells, keep: usize, memory: &Reservation, stop: &Stop) -> Result<Vec<(u32, f64)>> {
     const WHAT: &str = "comparing the rows of a cell";
-    let table = |rows: usize| memory.beside(WHAT, rows * rows * size_of::<f32>());
+    let table = |rows: usize| memory.beside(WHAT, rows * rows * size_of::<u32>());
     let check = || stop.check();
     if cells.count() == 1 {
         let room = table(source.rows()).ok();
         let compared = Compared::new(source, room.is_some())?;
-        return greedy(&compared, keep, check);
+        return greedy(&compared, keep, |_| true, check);
     }
     // Each cell gives the order in which its rows would be chosen, as far as it may be needed; those that are best of all are chosen.
     let of = |rows: &[u32], depth: usize| -> Result<Vec<(u32, f64)>> {
@@ -201,7 +201,7 @@ fn choose(source: Source<'_>, cells: &Cells, keep: usize, memory: &Reservation, 
         let room = table(rows.len()).ok();
         let mut buffer = Vec::new();
         let compared = Compared::new(Source::Memory(source.gather(rows, &mut buffer)?), room.is_some())?;
-        let chosen = greedy(&compared, depth, check)?;
+        let chosen = greedy(&compared, depth, |_| true, check)?;
         Ok(chosen.into_iter().map(|(row, gain)| (rows[row as usize], gain)).collect())
     };
     let members = members(cells);
@@ -253,48 +253,56 @@ fn distances(source: Source<'_>, cells: &Cells, kept: &[bool], memory: &Reservat
 /// Rows that one task compares.
 const PIECE: usize = 512;
 
-/// The cosines of some rows: in a table where there is room for it, else computed as they are asked for, to the same bits.
+/// The similarities of some rows: in a table where there is room for it, else computed as they are asked for, to the same units.
 struct Compared<'a> {
     source: Source<'a>,
-    table: Vec<f32>,
+    table: Vec<u32>,
 }
 
 impl<'a> Compared<'a> {
     fn new(source: Source<'a>, listed: bool) -> Result<Self> {
+        let rows = source.rows();
         let mut compared = Self { source, table: Vec::new() };
         if listed {
-            let rows = source.rows();
-            let mut table = vec![0.0; rows * rows];
-            let lines = |buffer: &mut Vec<f32>, line: &mut [f32], start: usize| {
-                let end = rows.min(start + PIECE);
-                let all: Vec<u32> = (start as u32..end as u32).collect();
-                compared.compute(source.gather(&all, buffer)?, line)
-            };
+            let mut table = vec![0; rows * rows];
             if rows <= CELL_ROWS {
-                let mut buffer = Vec::new();
-                table.chunks_mut(PIECE * rows).enumerate().try_for_each(|(at, line)| lines(&mut buffer, line, at * PIECE))?;
+                table.chunks_mut(PIECE * rows).enumerate().try_for_each(|(at, lines)| compared.upper(at * PIECE, lines))?;
             } else {
-                table
-                    .par_chunks_mut(PIECE * rows)
-                    .enumerate()
-                    .try_for_each_init(Vec::new, |buffer, (at, line)| lines(buffer, line, at * PIECE))?;
+                table.par_chunks_mut(PIECE * rows).enumerate().try_for_each(|(at, lines)| compared.upper(at * PIECE, lines))?;
             }
+            mirror(&mut table, rows);
             compared.table = table;
         }
         Ok(compared)
     }
 
-    /// The cosines of `candidates` with all rows.
-    fn compute(&self, candidates: Matrix<'_>, out: &mut [f32]) -> Result<()> {
-        let (rows, mut buffer, mut product) = (self.source.rows(), Vec::new(), Vec::new());
-        for start in (0..rows).step_by(PIECE) {
-            let piece = self.source.run(start..rows.min(start + PIECE), &mut buffer)?;
-            products(candidates, piece, &mut product);
-            for (line, part) in out.chunks_mut(rows).zip(product.chunks(piece.rows())) {
-                line[start..start + piece.rows()].copy_from_slice(part);
+    /// Fills the lines of the rows from `start` on, from the column `start` on.
+    fn upper(&self, start: usize, lines: &mut [u32]) -> Result<()> {
+        let rows = self.source.rows();
+        let (mut own, mut others, mut product) = (Vec::new(), Vec::new(), Vec::new());
+        let own = self.source.run(start..rows.min(start + PIECE), &mut own)?;
+        for column in (start..rows).step_by(PIECE) {
+            let piece = self.source.run(column..rows.min(column + PIECE), &mut others)?;
+            products(own, piece, &mut product);
+            for (line, part) in lines.chunks_mut(rows).zip(product.chunks(piece.rows())) {
+                line[column..][..part.len()].iter_mut().zip(part).for_each(|(unit, cosine)| *unit = units(*cosine));
             }
         }
         Ok(())
+    }
+}
+
+/// Copies what is above the diagonal of a square table to below it, tile by tile: a column lies in as many places as it has rows.
+fn mirror(table: &mut [u32], rows: usize) {
+    const TILE: usize = 64;
+    for top in (0..rows).step_by(TILE) {
+        for left in (top..rows).step_by(TILE) {
+            for row in top..rows.min(top + TILE) {
+                for column in left.max(row + 1)..rows.min(left + TILE) {
+                    table[column * rows + row] = table[row * rows + column];
+                }
+            }
+        }
     }
 }
 
@@ -303,31 +311,28 @@ impl Similarities for Compared<'_> {
         self.source.rows()
     }
 
-    fn fill(&self, candidates: &[u32], out: &mut Vec<f32>) -> Result<()> {
+    fn lines<'a>(&'a self, wanted: &[u32], buffer: &'a mut Vec<u32>) -> Result<Vec<&'a [u32]>> {
         let rows = self.rows();
-        out.resize(candidates.len() * rows, 0.0);
         if !self.table.is_empty() {
-            for (line, row) in out.chunks_mut(rows).zip(candidates) {
-                line.copy_from_slice(&self.table[*row as usize * rows..][..rows]);
-            }
-            return Ok(());
+            return Ok(wanted.iter().map(|row| &self.table[*row as usize * rows..][..rows]).collect());
         }
-        let mut buffer = Vec::new();
-        let candidates = self.source.gather(candidates, &mut buffer)?;
+        let mut own = Vec::new();
+        let own = self.source.gather(wanted, &mut own)?;
         let parts = self.source.pieces(|_, piece| {
             let mut product = Vec::new();
-            products(candidates, piece, &mut product);
+            products(own, piece, &mut product);
             Ok(product)
         })?;
+        buffer.resize(wanted.len() * rows, 0);
         let mut start = 0;
         for part in parts {
-            let width = part.len() / candidates.rows().max(1);
-            for (line, part) in out.chunks_mut(rows).zip(part.chunks(width)) {
-                line[start..start + width].copy_from_slice(part);
+            let width = part.len() / wanted.len().max(1);
+            for (line, part) in buffer.chunks_mut(rows).zip(part.chunks(width)) {
+                line[start..start + width].iter_mut().zip(part).for_each(|(unit, cosine)| *unit = units(*cosine));
             }
             start += width;
         }
-        Ok(())
+        Ok(buffer.chunks(rows).collect())
     }
 }
 
