@@ -426,7 +426,7 @@ mod tests {
 
     use super::*;
     use crate::config::model::SinkOutline;
-    use crate::stages::quota::Quota;
+    use crate::stages::quota::{Amount, Quota};
     use crate::stages::{SampleConfig, StageConfig};
 
     /// Stages with the inputs of `edges` (0 is the source, n the stage n - 1), and the sink behind the last.
@@ -438,7 +438,7 @@ mod tests {
             path: format!("stages.s{index}"),
             position: None,
             inputs: Some(inputs.iter().map(|input| reference(*input)).collect()),
-            config: Some(StageConfig::Sample(SampleConfig { quota: Quota::rows(5), seed: 1 })),
+            config: Some(StageConfig::Sample(SampleConfig { quota: Quota::of(Amount::Rows(5)), seed: 1 })),
             embedding_position: None,
         });
         Outline { sources: vec![reference(0)], stages: stages.collect(), sink: Some(SinkOutline::default()), paths: vec![] }

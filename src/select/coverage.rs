@@ -3,6 +3,7 @@
 //! Adapt-infinity (Maharana et al., Adapt-∞: Scalable Lifelong Multimodal Instruction Tuning via Dynamic Data Selection, 2024): in each
 //! cluster the score of greatest entropy chooses. Coverage-centric sampling is of Zheng et al. 2023.
 
+use super::Meter;
 use super::allocation::divide;
 
 /// How far from the mean, in standard deviations, the histogram of a score reaches.
@@ -36,44 +37,52 @@ pub fn moments(values: &[f64]) -> (f64, f64) {
     (mean, variance.sqrt())
 }
 
-/// How many of `rows` rows coverage-centric sampling chooses among: all but `floor(trim rows)` at either end.
+/// The places of the values that coverage-centric sampling chooses among, in rising order: all but the `floor(trim rows)` highest and
+/// lowest values. Ties at a cut are broken by draw, then by place.
 #[must_use]
-pub fn capacity(rows: usize, trim: f64) -> usize {
-    rows.saturating_sub(2 * tail(rows, trim))
-}
-
-fn tail(rows: usize, trim: f64) -> usize {
-    (trim * rows as f64).floor() as usize
-}
-
-/// Coverage-centric sampling: the places of `budget` values (all of [`capacity`], if there are fewer), in rising order.
-///
-/// The lowest and the highest values are trimmed, `floor(trim rows)` each; the range of the rest is cut into `bins` strata of equal width,
-/// or into as many as the budget has rows, so that few rows cover the range as well. Strata get equal parts of the budget; what a small one
-/// cannot use goes to the others, and a rest to the highest ones. Inside a stratum those with the smallest `draws` are taken. Ties at a cut
-/// are broken by draw, then by place.
-#[must_use]
-pub fn sample(values: &[f64], draws: &[u64], budget: u64, bins: usize, trim: f64) -> Vec<usize> {
+pub fn open(values: &[f64], draws: &[u64], trim: f64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*b].total_cmp(&values[*a]).then((draws[*a], *a).cmp(&(draws[*b], *b))));
-    let tail = tail(values.len(), trim);
-    let open = &order[tail..tail + capacity(values.len(), trim)];
-    let (Some(first), Some(last)) = (open.first(), open.last()) else { return Vec::new() };
-    let (high, low) = (values[*first], values[*last]);
+    let tail = (trim * values.len() as f64).floor() as usize;
+    order.truncate(order.len().saturating_sub(tail));
+    order.drain(..tail.min(order.len()));
+    order.sort_unstable();
+    order
+}
+
+/// Coverage-centric sampling of values that are [`open`]: the places of those kept, in rising order.
+///
+/// The range of the values is cut into `bins` strata of equal width, or into as many as the budget has units, so that few rows cover the
+/// range as well. Strata get equal parts of the budget, which counts rows by their `sizes`; what a small one cannot use goes to the
+/// others, and a rest to the highest ones. Inside a stratum those with the smallest `draws` are taken, up to the first that does not
+/// fit. Ties are broken by place.
+#[must_use]
+pub fn strata(values: &[f64], draws: &[u64], sizes: &[u64], budget: u64, bins: usize) -> Vec<usize> {
+    let (high, low) = values.iter().fold((f64::NEG_INFINITY, f64::INFINITY), |(high, low), x| (high.max(*x), low.min(*x)));
     let bins = bins.min(usize::try_from(budget).unwrap_or(usize::MAX)).max(1);
     let mut strata = vec![Vec::new(); bins];
-    for row in open {
-        let place = if high > low { (high - values[*row]) / (high - low) * bins as f64 } else { 0.0 };
-        strata[(place as usize).min(bins - 1)].push(*row);
+    for (place, value) in values.iter().enumerate() {
+        let stratum = if high > low { (high - value) / (high - low) * bins as f64 } else { 0.0 };
+        strata[(stratum as usize).min(bins - 1)].push(place);
     }
-    let sizes: Vec<u64> = strata.iter().map(|stratum| stratum.len() as u64).collect();
+    let held: Vec<u64> = strata.iter().map(|stratum| stratum.iter().map(|place| sizes[*place]).sum()).collect();
     let mut taken = Vec::new();
-    for (mut stratum, part) in strata.into_iter().zip(divide(&sizes, &vec![1.0; bins], budget)) {
-        stratum.sort_unstable_by_key(|row| (draws[*row], *row));
-        taken.extend(stratum.into_iter().take(part as usize));
+    for (mut stratum, part) in strata.into_iter().zip(divide(&held, &vec![1.0; bins], budget)) {
+        stratum.sort_unstable_by_key(|place| (draws[*place], *place));
+        let mut meter = Meter::new(part);
+        taken.extend(stratum.into_iter().take_while(|place| meter.offer(sizes[*place])));
     }
     taken.sort_unstable();
     taken
+}
+
+/// The places of a ranking of `rows` rows from its middle outwards: the first `n` are those that leave `floor((rows - n) / 2)` before them.
+pub fn outwards(rows: usize) -> impl Iterator<Item = usize> {
+    (1..=rows).map(move |n| {
+        let first = (rows - n) / 2;
+        let grown_below = n == 1 || first < (rows - (n - 1)) / 2;
+        if grown_below { first } else { first + n - 1 }
+    })
 }
 
 #[cfg(test)]
@@ -132,6 +141,24 @@ mod tests {
         taken
     }
 
+    fn sample(values: &[f64], draws: &[u64], budget: u64, bins: usize, trim: f64) -> Vec<usize> {
+        let places = open(values, draws, trim);
+        let (of, own): (Vec<f64>, Vec<u64>) = places.iter().map(|place| (values[*place], draws[*place])).unzip();
+        let mut taken: Vec<usize> =
+            strata(&of, &own, &vec![1; places.len()], budget, bins).into_iter().map(|place| places[place]).collect();
+        taken.sort_unstable();
+        taken
+    }
+
+    /// Three strata hold 12, 40 and 8 bytes: what the small ones cannot use goes to the other, where one row fits; at 20 bytes in all they
+    /// have 7, 7 and 6.
+    #[test]
+    fn strata_are_given_bytes() {
+        let (values, draws, sizes) = ([9.0, 9.0, 5.0, 5.0, 1.0], [1, 0, 1, 0, 0], [7, 5, 20, 20, 8]);
+        assert_eq!(strata(&values, &draws, &sizes, 40, 3), [0, 1, 3, 4]);
+        assert_eq!(strata(&values, &draws, &sizes, 20, 3), [1]);
+    }
+
     proptest! {
         #[test]
         fn equals_the_definition(
@@ -142,8 +169,13 @@ mod tests {
         ) {
             let (values, draws): (Vec<f64>, Vec<u64>) = rows.into_iter().map(|(value, draw)| (f64::from(value), draw)).unzip();
             let taken = sample(&values, &draws, budget as u64, bins, trim);
-            prop_assert_eq!(taken.len(), budget.min(capacity(values.len(), trim)));
+            prop_assert_eq!(taken.len(), budget.min(open(&values, &draws, trim).len()));
             prop_assert_eq!(taken, plain(&values, &draws, budget, bins, trim));
+            let middle: Vec<usize> = outwards(values.len()).take(budget).collect();
+            let from = (values.len() - budget.min(values.len())) / 2;
+            let mut sorted = middle.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(sorted, (from..from + middle.len()).collect::<Vec<_>>());
         }
     }
 

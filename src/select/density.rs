@@ -9,7 +9,7 @@ use super::quota::{largest_remainder, projected};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cluster {
     /// Rows.
-    pub rows: usize,
+    pub rows: u64,
     /// The mean distance of its rows to its centroid; NaN where it has none.
     pub intra: f64,
     /// The mean distance of its centroid to the nearest others; NaN where there is none.
@@ -30,7 +30,7 @@ pub enum Complexity {
 /// The complexity of each cluster; where it is not a number, the mean of the others.
 #[must_use]
 pub fn complexities(clusters: &[Cluster], by: Complexity) -> Vec<f64> {
-    let all: usize = clusters.iter().map(|cluster| cluster.rows).sum();
+    let all: u64 = clusters.iter().map(|cluster| cluster.rows).sum();
     let one = |cluster: &Cluster| match by {
         Complexity::Spread => cluster.inter * cluster.intra,
         Complexity::Size => cluster.rows as f64 / all.max(1) as f64,
@@ -54,7 +54,7 @@ pub fn softmax(complexities: &[f64], temperature: f64) -> Vec<f64> {
 /// Each cluster's quota before rounding: `clip(P keep + lambda, l, n)` with the total `keep`, `P` the softmax of the complexities. `l` is
 /// `min(floor(floor keep / k), n - 1)`, and for a `floor` of 0 one row; less where that is more than `keep` in all.
 #[must_use]
-pub fn shares(sizes: &[usize], complexities: &[f64], keep: usize, temperature: f64, floor: f64) -> Vec<f64> {
+pub fn shares(sizes: &[u64], complexities: &[f64], keep: u64, temperature: f64, floor: f64) -> Vec<f64> {
     let k = sizes.iter().filter(|size| **size > 0).count().max(1);
     let guaranteed = if floor == 0.0 { 1.0 } else { (floor * keep as f64 / k as f64).floor() };
     let least: Vec<f64> = sizes
@@ -70,7 +70,7 @@ pub fn shares(sizes: &[usize], complexities: &[f64], keep: usize, temperature: f
 
 /// [`shares`] in whole rows, `keep` in all, or all if there are fewer.
 #[must_use]
-pub fn quotas(sizes: &[usize], complexities: &[f64], keep: usize, temperature: f64, floor: f64) -> Vec<usize> {
+pub fn quotas(sizes: &[u64], complexities: &[f64], keep: u64, temperature: f64, floor: f64) -> Vec<u64> {
     largest_remainder(&shares(sizes, complexities, keep, temperature, floor), sizes, keep)
 }
 
@@ -110,12 +110,12 @@ mod tests {
     proptest! {
         #[test]
         fn totals_are_exact_and_heat_evens_out(
-            clusters in prop::collection::vec((1_usize..60, 0.0_f64..1.0), 1..12), keep in 0_usize..300, floor in prop::sample::select(vec![0.0, 0.5, 1.0]),
+            clusters in prop::collection::vec((1_u64..60, 0.0_f64..1.0), 1..12), keep in 0_u64..300, floor in prop::sample::select(vec![0.0, 0.5, 1.0]),
         ) {
-            let (sizes, complexities): (Vec<usize>, Vec<f64>) = clusters.into_iter().unzip();
+            let (sizes, complexities): (Vec<u64>, Vec<f64>) = clusters.into_iter().unzip();
             for temperature in [0.01, 0.5, 1e9] {
                 let quotas = quotas(&sizes, &complexities, keep, temperature, floor);
-                prop_assert_eq!(quotas.iter().sum::<usize>(), keep.min(sizes.iter().sum()));
+                prop_assert_eq!(quotas.iter().sum::<u64>(), keep.min(sizes.iter().sum()));
                 prop_assert!(quotas.iter().zip(&sizes).all(|(quota, size)| quota <= size));
             }
             // Infinite heat is the most even division that the sizes allow.

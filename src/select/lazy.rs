@@ -60,24 +60,31 @@ pub struct Choice {
     pub left: Vec<Candidate>,
 }
 
-/// Chooses at most `keep` of `candidates`, one after the other: each time the row of highest gain, ties to the lowest row, until none
-/// is worth it. `check` is asked now and then whether to go on.
+/// Chooses among `candidates`, one after the other: each time the row of highest gain, ties to the lowest row, until none is worth it,
+/// `most` are chosen, or the best does not fit: `fits` is asked of each, in the order of the choice. `check` is asked now and then whether
+/// to go on.
 ///
 /// # Errors
 /// Those of `gains` and of `check`.
-pub fn greedy(candidates: Vec<Candidate>, keep: usize, gains: &mut impl Gains, check: impl Fn() -> Result<()>) -> Result<Choice> {
+pub fn greedy(
+    candidates: Vec<Candidate>,
+    most: usize,
+    mut fits: impl FnMut(u32) -> bool,
+    gains: &mut impl Gains,
+    check: impl Fn() -> Result<()>,
+) -> Result<Choice> {
     let mut stale = BinaryHeap::from(candidates);
-    let mut chosen = Vec::with_capacity(keep.min(stale.len()));
+    let mut chosen = Vec::with_capacity(most.min(stale.len()));
     let mut worth = true;
-    while worth && chosen.len() < keep && !stale.is_empty() {
+    while worth && chosen.len() < most && !stale.is_empty() {
         check()?;
         let mut pool = current(&mut stale, gains)?;
         let floor = stale.peek().copied();
-        while chosen.len() < keep
+        while chosen.len() < most
             && let Some((place, best)) = pool.iter().copied().enumerate().max_by_key(|(_, candidate)| *candidate)
             && floor.is_none_or(|floor| best > floor)
         {
-            worth = gains.worth(best.gain);
+            worth = gains.worth(best.gain) && fits(best.row);
             if !worth {
                 break;
             }
@@ -181,7 +188,7 @@ mod tests {
             let places: Vec<f64> = places.into_iter().map(f64::from).collect();
             let candidates = (0..places.len() as u32).map(|row| Candidate { gain: f64::INFINITY, row, seen: 0 }).collect();
             let mut line = Line { places: places.clone(), chosen: Vec::new(), least };
-            let Choice { chosen, left } = greedy(candidates, keep, &mut line, || Ok(())).unwrap();
+            let Choice { chosen, left } = greedy(candidates, keep, |_| true, &mut line, || Ok(())).unwrap();
             let found: Vec<(u32, f64)> = chosen.iter().map(|candidate| (candidate.row, candidate.gain)).collect();
             prop_assert_eq!(found, plain(&places, keep, least));
             prop_assert_eq!(chosen.len() + left.len(), places.len());

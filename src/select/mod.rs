@@ -1,6 +1,7 @@
 //! Selectors: which rows a budget keeps.
 
 pub mod allocation;
+pub mod allowance;
 pub mod budget;
 pub mod coverage;
 pub mod density;
@@ -14,5 +15,6 @@ pub mod quota;
 pub mod type_balanced;
 pub mod weighted;
 
+pub use allowance::Allowance;
 pub use budget::Budget;
 pub use meter::Meter;

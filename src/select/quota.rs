@@ -3,8 +3,8 @@
 /// Whole numbers near `shares` whose total is `total`: each is rounded down, and what is missing goes to those of largest remainder, ties
 /// to the first (Hamilton's method); none goes above its `most`. The shares should add up to `total`.
 #[must_use]
-pub fn largest_remainder(shares: &[f64], most: &[usize], total: usize) -> Vec<usize> {
-    let mut quotas: Vec<usize> = shares.iter().zip(most).map(|(share, most)| (share.max(0.0).floor() as usize).min(*most)).collect();
+pub fn largest_remainder(shares: &[f64], most: &[u64], total: u64) -> Vec<u64> {
+    let mut quotas: Vec<u64> = shares.iter().zip(most).map(|(share, most)| (share.max(0.0).floor() as u64).min(*most)).collect();
     let mut order: Vec<usize> = (0..shares.len()).collect();
     order.sort_by(|a, b| shares[*b].rem_euclid(1.0).total_cmp(&shares[*a].rem_euclid(1.0)));
     let mut left = total.min(most.iter().sum()).saturating_sub(quotas.iter().sum());
@@ -41,25 +41,6 @@ pub fn projected(wanted: &[f64], least: &[f64], most: &[f64], total: f64) -> Vec
     at(high)
 }
 
-/// An equal share for each group, and what small groups cannot use again in equal shares for the others (water-filling): whole
-/// numbers with the total `total`, or all rows if there are fewer; ties to the first groups.
-#[must_use]
-pub fn balanced(sizes: &[usize], total: usize) -> Vec<usize> {
-    let most: Vec<f64> = sizes.iter().map(|size| *size as f64).collect();
-    let shares = projected(&vec![0.0; sizes.len()], &vec![0.0; sizes.len()], &most, total as f64);
-    // Groups that are not full have one share, up to its last bits: rounded to whole rows they must tie.
-    let shares: Vec<f64> = shares.iter().map(|share| (share * 1e6).round() / 1e6).collect();
-    largest_remainder(&shares, sizes, total)
-}
-
-/// A share for each group that is proportional to its size.
-#[must_use]
-pub fn proportional(sizes: &[usize], total: usize) -> Vec<usize> {
-    let all = sizes.iter().sum::<usize>().max(1) as f64;
-    let shares: Vec<f64> = sizes.iter().map(|size| *size as f64 * total.min(all as usize) as f64 / all).collect();
-    largest_remainder(&shares, sizes, total)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -68,23 +49,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn totals_are_exact_and_bounds_hold(sizes in prop::collection::vec(0_usize..40, 1..12), total in 0_usize..300) {
-            let all: usize = sizes.iter().sum();
-            let share = sizes.iter().map(|size| total.min(all) as f64 * *size as f64 / all.max(1) as f64).collect::<Vec<_>>();
-            for quotas in [balanced(&sizes, total), proportional(&sizes, total), largest_remainder(&share, &sizes, total)] {
-                prop_assert_eq!(quotas.iter().sum::<usize>(), total.min(all));
-                prop_assert!(quotas.iter().zip(&sizes).all(|(quota, size)| quota <= size));
-            }
-            // Water-filling, one row after the other to the group that has least.
-            let mut plain = vec![0; sizes.len()];
-            for _ in 0..total.min(all) {
-                let open = (0..sizes.len()).filter(|group| plain[*group] < sizes[*group]);
-                let least = open.min_by_key(|group| plain[*group]).unwrap();
-                plain[least] += 1;
-            }
-            prop_assert_eq!(balanced(&sizes, total), plain);
-            for (quota, share) in proportional(&sizes, total).into_iter().zip(share) {
-                prop_assert!((quota as f64 - share).abs() < 1.0 + 1e-9);
+        fn totals_are_exact_and_bounds_hold(sizes in prop::collection::vec(0_u64..40, 1..12), total in 0_u64..300) {
+            let all: u64 = sizes.iter().sum();
+            let shares = sizes.iter().map(|size| total.min(all) as f64 * *size as f64 / all.max(1) as f64).collect::<Vec<_>>();
+            let quotas = largest_remainder(&shares, &sizes, total);
+            prop_assert_eq!(quotas.iter().sum::<u64>(), total.min(all));
+            for ((quota, size), share) in quotas.iter().zip(&sizes).zip(shares) {
+                prop_assert!(quota <= size && (*quota as f64 - share).abs() < 1.0 + 1e-9);
             }
         }
 
@@ -111,13 +82,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    /// Where each group's share is rounded up by itself, 201 rows would be kept.
-    #[test]
-    fn balanced_shares_of_the_specification() {
-        assert_eq!(balanced(&[5, 50, 100, 400], 200), [5, 50, 73, 72]);
-        // A rare group keeps its full size, where in proportion it would keep its share.
-        assert_eq!((balanced(&[10, 990], 200)[0], proportional(&[10, 990], 200)[0]), (10, 2));
     }
 }

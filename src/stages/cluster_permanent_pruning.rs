@@ -9,10 +9,11 @@ use futures::future::BoxFuture;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::policy::{self, Clusters, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, Clustered, Left};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates, Clustered, Left};
+use super::vectors::Form;
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -20,19 +21,8 @@ use crate::engine::{Engine, Stop};
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
-use crate::select::quota;
+use crate::select::allocation;
 use crate::vector::{Matrix, Rows, Training, nearest, similarity};
-use crate::words;
-
-words! {
-    /// How the budget is divided among clusters.
-    pub enum Allocation {
-        /// In equal shares; what a small cluster cannot use goes to the others.
-        Balanced = "balanced",
-        /// In proportion to their rows.
-        Proportional = "proportional",
-    }
-}
 
 /// Rows of a cluster of `k: auto`, about.
 const CLUSTER_ROWS: usize = 4_096;
@@ -41,13 +31,13 @@ const CLUSTER_ROWS: usize = 4_096;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterPermanentPruningConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// Number of clusters; `auto` is 10, or one for 4,096 rows where these are more.
     pub k: Clusters,
-    /// How the budget is divided among clusters; default `balanced`.
-    pub allocation: Allocation,
+    /// How far the budget is spread evenly over the clusters: 0 in proportion to their rows, 1 in equal parts. Default 1.
+    pub balance: f64,
     /// k-means iterations at most; default 20.
     pub iterations: u32,
     /// Seed of k-means; default 1234.
@@ -58,8 +48,13 @@ pub struct ClusterPermanentPruningConfig {
 
 /// The keys of `cluster_permanent_pruning`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted(
         "k",
@@ -68,10 +63,10 @@ pub const FIELDS: &[Field] = &[
         "Number of clusters; `auto` is 10, or one for 4,096 rows where these are more.",
     ),
     defaulted(
-        "allocation",
-        Shape::Choice(Allocation::WORDS),
-        Presence::Text("balanced"),
-        "How the budget is divided among clusters: `balanced`, in equal shares, what small ones cannot use going to the others; `proportional`, by rows.",
+        "balance",
+        Shape::Float { min: 0.0, max: 1.0, exclusive: false },
+        Presence::Float(1.0),
+        "How far the budget is spread evenly over the clusters: 0 in proportion to their rows, 1 in equal parts, as far as a cluster has so much.",
     ),
     policy::ITERATIONS,
     policy::SEED,
@@ -82,10 +77,10 @@ impl ClusterPermanentPruningConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             k: Clusters::read(fields),
-            allocation: fields.text("allocation").and_then(|word| Allocation::from_word(&word)).unwrap_or(Allocation::Balanced),
+            balance: fields.float("balance").unwrap_or_default(),
             iterations: policy::read_iterations(fields),
             seed: policy::read_seed(fields),
             on_bad_vector: policy::read_on_bad_vector(fields),
@@ -104,8 +99,8 @@ impl ClusterPermanentPruningConfig {
     #[must_use]
     pub fn canonical(&self) -> Value {
         json!({
-            "allocation": self.allocation.word(),
-            "budget": self.budget.canonical(),
+            "balance": self.balance,
+            "budget": self.quota.canonical(),
             "iterations": self.iterations,
             "k": self.k.canonical(),
             "on_bad_vector": self.on_bad_vector.word(),
@@ -125,6 +120,10 @@ impl Stage for ClusterPermanentPruningConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -151,29 +150,29 @@ impl Barrier for ClusterPermanentPruning {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         let config = &self.config;
         let trained_rows = config.training().rows(config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
-        let asked = Asked { budget: config.budget, on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
-        let decide =
-            move |gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>| self.decide(gathered, keep, stop, report);
+        let asked = Asked { quota: config.quota.clone(), on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
+        let decide = move |candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>| self.decide(candidates, stop, report);
         Box::pin(selecting::select(engine, input, "selecting from clusters", asked, decide))
     }
 }
 
 impl ClusterPermanentPruning {
-    fn decide(&self, gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    fn decide(&self, candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
         let config = &self.config;
-        let source = gathered.vectors.source();
+        let source = candidates.source;
         let random = Random::new(config.seed, self.stage.as_str());
         let Clustered { cells, sizes, .. } = Clustered::fit(source, config.clusters(source.rows()), &config.training(), &random)?;
-        let quotas = match config.allocation {
-            Allocation::Balanced => quota::balanced(&sizes, keep),
-            Allocation::Proportional => quota::proportional(&sizes, keep),
-        };
+        let held = candidates.allowance.held(&cells, sizes.len());
+        let even = held.iter().sum::<u64>() as f64 / held.len() as f64;
+        let weights: Vec<f64> = held.iter().map(|held| config.balance * even + (1.0 - config.balance) * *held as f64).collect();
+        let quotas = allocation::divide(&held, &weights, candidates.allowance.budget());
         let mut members = vec![Vec::new(); sizes.len()];
         cells.iter().zip(0..).for_each(|(cell, row)| members[*cell as usize].push(row));
         let mut scores = vec![0.0; source.rows()];
         for rows in members.iter().filter(|rows| !rows.is_empty()) {
             stop.check()?;
-            let _memory = gathered.memory.beside("comparing the rows of a cluster", rows.len() * source.dimensions() * size_of::<f32>())?;
+            let _memory =
+                candidates.memory.beside("comparing the rows of a cluster", rows.len() * source.dimensions() * size_of::<f32>())?;
             let mut buffer = Vec::new();
             let found = earlier(source.gather(rows, &mut buffer)?);
             rows.iter().zip(found).for_each(|(row, score)| scores[*row as usize] = score);
@@ -181,7 +180,7 @@ impl ClusterPermanentPruning {
         report.insert("cells".into(), json!(sizes.len()));
         report.insert("smallest_quota".into(), json!(quotas.iter().min()));
         report.insert("largest_quota".into(), json!(quotas.iter().max()));
-        Ok(selecting::first_of_cells(&selecting::ascending(&scores), &cells, &quotas, &scores))
+        Ok(selecting::first_of_cells(candidates, &selecting::ascending(&scores), &cells, &quotas, &scores))
     }
 }
 

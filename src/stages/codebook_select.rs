@@ -8,10 +8,11 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::policy::{self, Clusters, OnBadVector};
+use super::quota::Quota;
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, CellOrder, Clustered, Left};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates, CellOrder, Clustered, Left};
+use super::vectors::Form;
 use crate::declare::shape::{defaulted, required};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -128,24 +129,23 @@ impl Barrier for CodebookSelect {
         let config = &self.config;
         let trained_rows = config.training().rows(config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
         // What is kept follows from the sizes of the clusters; a budget of all rows bounds nothing.
-        let asked = Asked { budget: Budget::Fraction(1.0), on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
-        Box::pin(selecting::select(engine, input, "selecting from clusters", asked, move |gathered, _, _, report| {
-            self.decide(gathered, report)
+        let asked = Asked { quota: Quota::all(), on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
+        Box::pin(selecting::select(engine, input, "selecting from clusters", asked, move |candidates, _, report| {
+            self.decide(candidates, report)
         }))
     }
 }
 
 impl CodebookSelect {
-    fn decide(&self, gathered: &Gathered, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    fn decide(&self, candidates: &Candidates<'_>, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
         let config = &self.config;
-        let source = gathered.vectors.source();
+        let source = candidates.source;
         let random = Random::new(config.seed, self.stage.as_str());
         let clustered = Clustered::fit(source, config.clusters(source.rows()), &config.training(), &random)?;
-        let every = usize::try_from(config.every).unwrap_or(usize::MAX);
-        let quotas: Vec<usize> = clustered.sizes.iter().map(|size| size.div_ceil(every)).collect();
-        report.insert("budget".into(), json!(quotas.iter().sum::<usize>()));
+        let quotas: Vec<u64> = clustered.sizes.iter().map(|size| (*size as u64).div_ceil(config.every)).collect();
+        report.insert("budget".into(), json!(quotas.iter().sum::<u64>()));
         report.insert("cells".into(), json!(quotas.len()));
         let order = config.keep.order(&clustered, source, &random)?;
-        Ok(selecting::first_of_cells(&order, &clustered.cells, &quotas, &clustered.distances))
+        Ok(selecting::first_of_cells(candidates, &order, &clustered.cells, &quotas, &clustered.distances))
     }
 }

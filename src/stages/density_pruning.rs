@@ -6,10 +6,11 @@ use futures::future::BoxFuture;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::policy::{self, Clusters, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, CellOrder, Clustered, Left};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates, CellOrder, Clustered, Left};
+use super::vectors::Form;
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -37,7 +38,7 @@ words! {
 #[derive(Debug, Clone, PartialEq)]
 pub struct DensityPruningConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// Number of clusters; `auto` is the square root of the number of rows.
@@ -62,8 +63,13 @@ pub struct DensityPruningConfig {
 
 /// The keys of `density_pruning`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted("k", Clusters::SHAPE, Presence::Text("auto"), "Number of clusters; `auto` is the square root of the number of rows."),
     defaulted(
@@ -105,7 +111,7 @@ impl DensityPruningConfig {
             fields.problem(out, "neighbors", message, Some("remove `neighbors`, or take `complexity: spread`".into()));
         }
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             k: Clusters::read(fields),
             complexity,
@@ -132,7 +138,7 @@ impl DensityPruningConfig {
     pub fn canonical(&self) -> Value {
         json!({
             "balance": self.balance,
-            "budget": self.budget.canonical(),
+            "budget": self.quota.canonical(),
             "complexity": self.complexity.word(),
             "iterations": self.iterations,
             "k": self.k.canonical(),
@@ -156,6 +162,10 @@ impl Stage for DensityPruningConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -182,16 +192,16 @@ impl Barrier for DensityPruning {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         let config = &self.config;
         let trained_rows = config.training().rows(config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
-        let asked = Asked { budget: config.budget, on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
-        let decide = move |gathered: &Gathered, keep: usize, _: &Stop, report: &mut Map<String, Value>| self.decide(gathered, keep, report);
+        let asked = Asked { quota: config.quota.clone(), on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
+        let decide = move |candidates: &Candidates<'_>, _: &Stop, report: &mut Map<String, Value>| self.decide(candidates, report);
         Box::pin(selecting::select(engine, input, "selecting by density", asked, decide))
     }
 }
 
 impl DensityPruning {
-    fn decide(&self, gathered: &Gathered, keep: usize, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    fn decide(&self, candidates: &Candidates<'_>, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
         let config = &self.config;
-        let source = gathered.vectors.source();
+        let source = candidates.source;
         let random = Random::new(config.seed, self.stage.as_str());
         let clustered = Clustered::fit(source, config.clusters(source.rows()), &config.training(), &random)?;
         let complexities = density::complexities(
@@ -202,12 +212,13 @@ impl DensityPruning {
                 Complexity::Uniform => density::Complexity::Uniform,
             },
         );
-        let quotas = density::quotas(&clustered.sizes, &complexities, keep, config.temperature, config.balance);
+        let held = candidates.allowance.held(&clustered.cells, clustered.sizes.len());
+        let quotas = density::quotas(&held, &complexities, candidates.allowance.budget(), config.temperature, config.balance);
         report.insert("cells".into(), json!(clustered.sizes.len()));
         report.insert("smallest_quota".into(), json!(quotas.iter().min()));
         report.insert("largest_quota".into(), json!(quotas.iter().max()));
         let order = config.keep.order(&clustered, source, &random)?;
-        Ok(selecting::first_of_cells(&order, &clustered.cells, &quotas, &clustered.distances))
+        Ok(selecting::first_of_cells(candidates, &order, &clustered.cells, &quotas, &clustered.distances))
     }
 }
 
@@ -218,7 +229,7 @@ fn describe(clustered: &Clustered, neighbors: usize) -> Vec<Cluster> {
         sums[*cell as usize] += distance;
     }
     let inter = inter(clustered.model.centroids().matrix(), neighbors);
-    let one = |((rows, sum), inter): ((&usize, f64), f64)| Cluster { rows: *rows, intra: sum / *rows as f64, inter };
+    let one = |((rows, sum), inter): ((&usize, f64), f64)| Cluster { rows: *rows as u64, intra: sum / *rows as f64, inter };
     clustered.sizes.iter().zip(sums).zip(inter).map(one).collect()
 }
 

@@ -64,7 +64,7 @@ impl DiversityMetricsConfig {
 
     /// The groups, as those of a budget.
     fn groups(&self) -> Quota {
-        Quota { group: self.group.clone(), per_source: self.per_source, ..Quota::rows(0) }
+        Quota { group: self.group.clone(), per_source: self.per_source, ..Quota::all() }
     }
 }
 

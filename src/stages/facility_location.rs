@@ -10,10 +10,11 @@ use futures::future::BoxFuture;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::policy::{self, Clusters, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, Left};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates, Left};
+use super::vectors::Form;
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence};
 use crate::diagnostic::Diagnostics;
@@ -21,6 +22,7 @@ use crate::engine::{Engine, Reservation, Stop};
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
+use crate::select::Allowance;
 use crate::select::facility_location::{Similarities, greedy, merge, units};
 use crate::vector::steady::products;
 use crate::vector::{Cells, KMeans, Rows, Source, Training, nearest};
@@ -34,7 +36,7 @@ const CELL_ROWS: usize = 1 << 12;
 #[derive(Debug, Clone, PartialEq)]
 pub struct FacilityLocationConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// Number of cells inside which rows are compared; `auto`: one up to 32,768 rows, above one for 4,096 rows.
@@ -49,8 +51,13 @@ pub struct FacilityLocationConfig {
 
 /// The keys of `facility_location`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted(
         "k",
@@ -67,7 +74,7 @@ impl FacilityLocationConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             k: Clusters::read(fields),
             iterations: policy::read_iterations(fields),
@@ -88,7 +95,7 @@ impl FacilityLocationConfig {
     #[must_use]
     pub fn canonical(&self) -> Value {
         json!({
-            "budget": self.budget.canonical(),
+            "budget": self.quota.canonical(),
             "iterations": self.iterations,
             "k": self.k.canonical(),
             "on_bad_vector": self.on_bad_vector.word(),
@@ -108,6 +115,10 @@ impl Stage for FacilityLocationConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -143,16 +154,15 @@ impl Barrier for FacilityLocation {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         let cells = self.config.cells(usize::try_from(input.rows).unwrap_or(usize::MAX));
         let trained_rows = if cells == 1 { 0 } else { self.config.training().rows(cells) };
-        let asked = Asked { budget: self.config.budget, on_bad_vector: self.config.on_bad_vector, form: Form::Unit, trained_rows };
-        let decide =
-            move |gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>| self.decide(gathered, keep, stop, report);
+        let asked = Asked { quota: self.config.quota.clone(), on_bad_vector: self.config.on_bad_vector, form: Form::Unit, trained_rows };
+        let decide = move |candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>| self.decide(candidates, stop, report);
         Box::pin(selecting::select(engine, input, "selecting by similarity", asked, decide))
     }
 }
 
 impl FacilityLocation {
-    fn decide(&self, gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
-        let (source, memory) = (gathered.vectors.source(), &gathered.memory);
+    fn decide(&self, candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+        let (source, memory) = (candidates.source, candidates.memory);
         let rows = source.rows();
         let cells = match self.config.cells(rows) {
             1 => Cells::one(rows),
@@ -162,7 +172,7 @@ impl FacilityLocation {
             }
         };
         let owns = cells.owns();
-        let chosen = choose(source, &cells, keep, memory, stop)?;
+        let chosen = choose(source, &cells, &candidates.allowance, memory, stop)?;
         let mut kept = vec![false; rows];
         for (row, _) in &chosen {
             kept[*row as usize] = true;
@@ -174,7 +184,7 @@ impl FacilityLocation {
         // No set covers a row by more than 1: the share is also of the highest value possible at least.
         report.insert("covered".into(), json!(covered));
         report.insert("covered_share".into(), json!(covered / rows as f64));
-        Ok(selecting::ranked(&distances, &kept, (cells.count() > 1).then_some(&owns)))
+        Ok(selecting::ranked(candidates, &distances, &kept, (cells.count() > 1).then_some(&owns)))
     }
 }
 
@@ -186,14 +196,15 @@ fn members(cells: &Cells) -> Vec<Vec<u32>> {
 }
 
 /// The rows chosen, each with its gain, best first.
-fn choose(source: Source<'_>, cells: &Cells, keep: usize, memory: &Reservation, stop: &Stop) -> Result<Vec<(u32, f64)>> {
+fn choose(source: Source<'_>, cells: &Cells, allowance: &Allowance, memory: &Reservation, stop: &Stop) -> Result<Vec<(u32, f64)>> {
     const WHAT: &str = "comparing the rows of a cell";
     let table = |rows: usize| memory.beside(WHAT, rows * rows * size_of::<u32>());
     let check = || stop.check();
+    let keep = allowance.most(source.rows());
     if cells.count() == 1 {
         let room = table(source.rows()).ok();
         let compared = Compared::new(source, room.is_some())?;
-        return greedy(&compared, keep, |_| true, check);
+        return greedy(&compared, keep, allowance.fits(), check);
     }
     // Each cell gives the order in which its rows would be chosen, as far as it may be needed; those that are best of all are chosen.
     let of = |rows: &[u32], depth: usize| -> Result<Vec<(u32, f64)>> {
@@ -216,7 +227,9 @@ fn choose(source: Source<'_>, cells: &Cells, keep: usize, memory: &Reservation, 
         for (cell, found) in open.drain(..).zip(found) {
             listed[cell] = found;
         }
-        let chosen = merge(&listed, keep);
+        let mut chosen = merge(&listed, keep);
+        let mut fits = allowance.fits();
+        chosen.truncate(chosen.iter().take_while(|(row, _)| fits(*row)).count());
         let mut taken = vec![0; members.len()];
         for (row, _) in &chosen {
             taken[cells.own(*row) as usize] += 1;
@@ -384,7 +397,7 @@ mod tests {
             };
             let run = |engine: &Engine, source| {
                 let memory = engine.reserve("test", 0).unwrap();
-                choose(source, &cells, 40, &memory, &Stop::default()).unwrap()
+                choose(source, &cells, &Allowance::of_rows(40), &memory, &Stop::default()).unwrap()
             };
             let table = run(&large, source);
             assert!(small.reserve("a table", 400 * 400 * 4).is_err(), "the small engine has no room for a table");

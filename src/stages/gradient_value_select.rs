@@ -8,11 +8,11 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::carry::{CarryNumbers, together};
-use super::columns::{Detail, Drop, Drops};
+use super::columns::{Drop, Drops};
 use super::draw::{self, Draw};
 use super::noted::{self, Numbers};
-use super::policy::{self, Budget, OnBadVector};
-use super::quota::{self, Quota, RowSizes, Tally};
+use super::policy::{self, OnBadVector};
+use super::quota::{self, Amount, Quota, RowSizes, Tally};
 use super::seam::{Barrier, Narrow, Needs, Outcome, ROW_ID, Roles, RowLocal, ScanContext, Shape as StageShape, Stage, Table};
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::{defaulted, required};
@@ -22,7 +22,7 @@ use crate::engine::{Engine, rows_of, spawn};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::StageId;
 use crate::random::as_unit;
-use crate::select;
+use crate::select::Meter;
 use crate::select::gradient_value::{self, Directions};
 use crate::words;
 
@@ -44,7 +44,7 @@ pub struct GradientValueSelectConfig {
     /// The column of the norms of the gradients as they were before they were projected.
     pub gradient_norm: String,
     /// How much is kept of all rows.
-    pub budget: Budget,
+    pub amount: Amount,
     /// The stage that makes the gradients vectors (`embed: {from: COLUMN}`); default the nearest above.
     pub embedding: Option<StageId>,
     /// How much a row's value counts when it is drawn; default 0.001, as released.
@@ -69,8 +69,10 @@ pub const FIELDS: &[Field] = &[
         Shape::Text,
         "The column of the norms of the gradients before projection: numbers from 0. A task is worth their mean.",
     ),
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
     policy::EMBEDDING,
     defaulted(
         "inverse_temperature",
@@ -105,14 +107,19 @@ impl GradientValueSelectConfig {
             let hint = Some("remove it, or write `mode: sample`".to_owned());
             fields.problem(out, "inverse_temperature", "`inverse_temperature` has no meaning under `mode: top`: nothing is drawn", hint);
         }
+        let (amount, oversample) = (Amount::read(fields, out), fields.bool("oversample").unwrap_or(false));
+        if oversample && Quota::of(amount).measures() {
+            let hint = Some("take `keep_rows` or `keep_fraction`, or remove `oversample`".to_owned());
+            fields.problem(out, "oversample", "rows are repeated to a number of rows, not of bytes or tokens", hint);
+        }
         Self {
             task: fields.text("task").unwrap_or_default(),
             gradient_norm: fields.text("gradient_norm").unwrap_or_default(),
-            budget: Budget::read(fields, out),
+            amount,
             embedding: fields.text("embedding").map(StageId::new),
             inverse_temperature: fields.float("inverse_temperature").unwrap_or_default(),
             mode,
-            oversample: fields.bool("oversample").unwrap_or(false),
+            oversample,
             exclude_tasks,
             seed: policy::read_seed(fields),
             on_bad_vector: policy::read_on_bad_vector(fields),
@@ -126,7 +133,7 @@ impl GradientValueSelectConfig {
             "exclude_tasks": self.exclude_tasks,
             "gradient_norm": self.gradient_norm,
             "inverse_temperature": self.inverse_temperature,
-            "keep": self.budget.canonical(),
+            "keep": self.amount.canonical(),
             "mode": self.mode.word(),
             "on_bad_vector": self.on_bad_vector.word(),
             "oversample": self.oversample,
@@ -137,7 +144,7 @@ impl GradientValueSelectConfig {
 
     /// The tasks as groups of a budget.
     fn tasks(&self) -> Quota {
-        Quota { group: Some(self.task.clone()), ..Quota::rows(0) }
+        Quota { group: Some(self.task.clone()), ..Quota::of(self.amount) }
     }
 }
 
@@ -158,7 +165,7 @@ impl Stage for GradientValueSelectConfig {
     }
 
     fn scanned(&self) -> Option<Value> {
-        Some(json!({"gradient_norm": self.gradient_norm, "seed": self.seed, "task": self.task}))
+        Some(json!({"carried": self.tasks().carried(), "gradient_norm": self.gradient_norm, "seed": self.seed}))
     }
 
     fn shape(&self) -> StageShape {
@@ -167,7 +174,8 @@ impl Stage for GradientValueSelectConfig {
 
     fn needs(&self, roles: &Roles) -> Needs {
         let mut needs = draw::needs(roles);
-        needs.columns.extend([self.task.clone(), self.gradient_norm.clone()]);
+        needs.columns.push(self.gradient_norm.clone());
+        self.tasks().add_needs(&mut needs);
         needs
     }
 
@@ -254,18 +262,19 @@ impl GradientValueSelect {
         let names = sized.tally().names();
         let excluded: Vec<bool> =
             names.iter().map(|name| name.is_some_and(|name| config.exclude_tasks.iter().any(|task| task == name))).collect();
-        let tasks = gathered.rows.iter().map(|row| Ok(sized.of(*row)?.0)).collect::<Result<Vec<usize>>>()?;
-        let bad_tasks = gathered.bad.iter().map(|(row, _)| Ok(sized.of(*row)?.0)).collect::<Result<Vec<usize>>>()?;
+        // What each row takes of the budget of its task.
+        let (tasks, takes): (Vec<usize>, Vec<u64>) =
+            gathered.rows.iter().map(|row| sized.of(*row)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let bad_tasks = gathered.bad.iter().map(|(row, _)| sized.of(*row)).collect::<Result<Vec<_>>>()?;
         // A row without a gradient is kept ahead of the others of its task, unless the user wants such rows dropped.
         let bad_kept = |task: usize| config.on_bad_vector == OnBadVector::Keep && !excluded[task];
         let mut sizes = vec![0_u64; names.len()];
-        bad_tasks.iter().filter(|task| bad_kept(**task)).for_each(|task| sizes[*task] += 1);
-        tasks.iter().filter(|task| !excluded[**task]).for_each(|task| sizes[*task] += 1);
+        bad_tasks.iter().filter(|(task, _)| bad_kept(*task)).for_each(|(task, size)| sizes[*task] += size);
+        tasks.iter().zip(&takes).filter(|(task, _)| !excluded[**task]).for_each(|(task, size)| sizes[*task] += size);
         let worth = Self::task_values(norms, sized, names.len())?;
-        let total = match config.budget {
-            Budget::Fraction(fraction) => select::Budget::Fraction(fraction).of(all) as u64,
-            Budget::Rows(rows) if config.oversample => rows,
-            Budget::Rows(rows) => select::Budget::Rows(rows).of(all) as u64,
+        let total = match config.amount {
+            Amount::Rows(rows) if config.oversample => rows,
+            amount => amount.of(bad_tasks.iter().map(|(_, size)| size).chain(&takes).sum()),
         };
         // Tasks in the order of their names: what is rounded does not depend on the order of the rows.
         let mut order: Vec<usize> = (0..names.len()).collect();
@@ -295,27 +304,32 @@ impl GradientValueSelect {
             if repeat > 0 {
                 repeats.push((row, repeat));
             } else {
-                let detail = Detail::Rank { budget: budgets[task], rank: rank + 1, cell: None };
+                let detail = config.tasks().detail(budgets[task], rank + 1, None);
                 drops.push(Drop { row, reason: "not_selected", kept: None, score, detail });
             }
         };
-        let mut met = vec![0; names.len()];
+        let mut meters: Vec<Meter> = budgets.iter().copied().map(Meter::new).collect();
         let times: Vec<_> = sizes.iter().zip(&budgets).map(|(size, budget)| gradient_value::repeats(*size, *budget)).collect();
+        // How often the next row of a task is kept, and its rank from 0.
+        let mut take = |task: usize, size: u64| {
+            let rank = meters[task].rank();
+            let fits = meters[task].offer(size);
+            let repeat = if config.oversample { times[task](rank) } else { u64::from(fits) };
+            (if excluded[task] { 0 } else { repeat }, rank)
+        };
         // Rows whose vectors are bad and dropped for it were told already; those of excluded tasks are left out like others.
         if dropped_bad == 0 {
-            for ((row, _), task) in gathered.bad.iter().zip(&bad_tasks) {
-                let repeat = if excluded[*task] { 0 } else { times[*task](met[*task]) };
-                out(*row, None, *task, met[*task], repeat);
-                met[*task] += 1;
+            for ((row, _), (task, size)) in gathered.bad.iter().zip(&bad_tasks) {
+                let (repeat, rank) = take(*task, *size);
+                out(*row, None, *task, rank, repeat);
             }
         }
         for (task, rows) in ranked.iter_mut().enumerate() {
             rows.sort_by(|(a, of_a), (b, of_b)| of_b.total_cmp(of_a).then(a.cmp(b)));
             for (place, _) in &*rows {
                 let place = *place as usize;
-                let repeat = if excluded[task] { 0 } else { times[task](met[task]) };
-                out(gathered.rows[place], Some(values[place]), task, met[task], repeat);
-                met[task] += 1;
+                let (repeat, rank) = take(task, takes[place]);
+                out(gathered.rows[place], Some(values[place]), task, rank, repeat);
             }
         }
         report.insert("budget".into(), json!(budgets.iter().sum::<u64>()));

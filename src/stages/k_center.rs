@@ -9,10 +9,11 @@ use futures::future::BoxFuture;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::policy::{self, Budget, OnBadVector};
+use super::policy::{self, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, Left};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates, Left};
+use super::vectors::Form;
 use crate::declare::{Field, Fields};
 use crate::diagnostic::Diagnostics;
 use crate::engine::{Engine, Stop};
@@ -26,7 +27,7 @@ use crate::vector::{Matrix, Rows, Source, nearest};
 #[derive(Debug, Clone, PartialEq)]
 pub struct KCenterConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// What becomes of a row with a bad vector; default: kept and never compared.
@@ -34,13 +35,23 @@ pub struct KCenterConfig {
 }
 
 /// The keys of `k_center`.
-pub const FIELDS: &[Field] = &[policy::KEEP_FRACTION, policy::KEEP_ROWS, policy::EMBEDDING, policy::ON_BAD_VECTOR];
+pub const FIELDS: &[Field] = &[
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
+    policy::EMBEDDING,
+    policy::ON_BAD_VECTOR,
+];
 
 impl KCenterConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             on_bad_vector: policy::read_on_bad_vector(fields),
         }
@@ -49,7 +60,7 @@ impl KCenterConfig {
     /// All that can change the stage's result, with defaults filled in and keys sorted. The embedding is named by the graph.
     #[must_use]
     pub fn canonical(&self) -> Value {
-        json!({"budget": self.budget.canonical(), "on_bad_vector": self.on_bad_vector.word()})
+        json!({"budget": self.quota.canonical(), "on_bad_vector": self.on_bad_vector.word()})
     }
 }
 
@@ -64,6 +75,10 @@ impl Stage for KCenterConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -92,16 +107,17 @@ struct KCenter(KCenterConfig);
 
 impl Barrier for KCenter {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
-        let KCenterConfig { budget, on_bad_vector, .. } = self.0;
-        let asked = Asked { budget, on_bad_vector, form: Form::Unit, trained_rows: 0 };
+        let KCenterConfig { quota, on_bad_vector, .. } = self.0;
+        let asked = Asked { quota, on_bad_vector, form: Form::Unit, trained_rows: 0 };
         Box::pin(selecting::select(engine, input, "selecting centers", asked, decide))
     }
 }
 
-fn decide(gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
-    let source = gathered.vectors.source();
-    let _memory = gathered.memory.beside("selecting centers", keep * source.dimensions() * size_of::<f32>())?;
-    let Choice { chosen, left } = centers(source, keep, || stop.check())?;
+fn decide(candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    let source = candidates.source;
+    let most = candidates.allowance.most(source.rows());
+    let _memory = candidates.memory.beside("selecting centers", most * source.dimensions() * size_of::<f32>())?;
+    let Choice { chosen, left } = centers(source, most, candidates.allowance.fits(), || stop.check())?;
     let mut kept = vec![true; source.rows()];
     let mut distances = vec![0.0; source.rows()];
     for candidate in left {
@@ -112,17 +128,17 @@ fn decide(gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String
     if !chosen.is_empty() {
         report.insert("radius".into(), json!(distances.iter().copied().fold(0.0, f64::max)));
     }
-    Ok(selecting::ranked(&distances, &kept, None))
+    Ok(selecting::ranked(candidates, &distances, &kept, None))
 }
 
-/// `keep` rows of a source of unit vectors, farthest first; gains are 1 - cosine to the nearest row chosen before.
-fn centers(source: Source<'_>, keep: usize, check: impl Fn() -> Result<()>) -> Result<Choice> {
+/// At most `most` rows of a source of unit vectors, farthest first, as long as they fit; gains are 1 - cosine to the nearest row chosen before.
+fn centers(source: Source<'_>, most: usize, fits: impl FnMut(u32) -> bool, check: impl Fn() -> Result<()>) -> Result<Choice> {
     let start = nearest_to_mean(source)?;
-    let mut centers = Centers { source, data: Vec::with_capacity(keep * source.dimensions()) };
+    let mut centers = Centers { source, data: Vec::with_capacity(most * source.dimensions()) };
     // Nothing is farther from another row than 2; the first choice is made by what no row reaches otherwise.
     let first = |row| if Some(row) == start { f64::INFINITY } else { 2.0 };
     let candidates = (0..source.rows() as u32).map(|row| Candidate { gain: first(row), row, seen: 0 }).collect();
-    greedy(candidates, keep, &mut centers, check)
+    greedy(candidates, most, fits, &mut centers, check)
 }
 
 /// The centers chosen so far.
@@ -188,7 +204,7 @@ mod tests {
     }
 
     fn chosen(vectors: &Vectors, keep: usize) -> Vec<u32> {
-        let choice = centers(Source::Memory(vectors.matrix()), keep, || Ok(())).unwrap();
+        let choice = centers(Source::Memory(vectors.matrix()), keep, |_| true, || Ok(())).unwrap();
         choice.chosen.iter().map(|candidate| candidate.row).collect()
     }
 
@@ -221,9 +237,9 @@ mod tests {
     fn neither_memory_nor_threads_move_a_choice() {
         let vectors = planted::vectors(3000, 12, 5);
         let apart = crate::vector::source::tests::Apart(vectors.clone());
-        let all = centers(Source::Memory(vectors.matrix()), 300, || Ok(())).unwrap();
-        assert_eq!(centers(Source::File(&apart), 300, || Ok(())).unwrap(), all);
+        let all = centers(Source::Memory(vectors.matrix()), 300, |_| true, || Ok(())).unwrap();
+        assert_eq!(centers(Source::File(&apart), 300, |_| true, || Ok(())).unwrap(), all);
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        assert_eq!(one.install(|| centers(Source::Memory(vectors.matrix()), 300, || Ok(())).unwrap()), all);
+        assert_eq!(one.install(|| centers(Source::Memory(vectors.matrix()), 300, |_| true, || Ok(())).unwrap()), all);
     }
 }

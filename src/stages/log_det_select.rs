@@ -11,10 +11,11 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::fitting;
-use super::policy::{self, Budget, OnBadVector};
+use super::policy::{self, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, Left};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates, Left};
+use super::vectors::Form;
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -29,7 +30,7 @@ use crate::vector::volume::Volume;
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogDetSelectConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// What is added to the diagonal of the kernel; default 0.01.
@@ -40,8 +41,13 @@ pub struct LogDetSelectConfig {
 
 /// The keys of `log_det_select`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted(
         "ridge",
@@ -56,7 +62,7 @@ impl LogDetSelectConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             ridge: fields.float("ridge").unwrap_or(1.0),
             on_bad_vector: policy::read_on_bad_vector(fields),
@@ -66,7 +72,7 @@ impl LogDetSelectConfig {
     /// All that can change the stage's result, with defaults filled in and keys sorted. The embedding is named by the graph.
     #[must_use]
     pub fn canonical(&self) -> Value {
-        json!({"budget": self.budget.canonical(), "on_bad_vector": self.on_bad_vector.word(), "ridge": self.ridge})
+        json!({"budget": self.quota.canonical(), "on_bad_vector": self.on_bad_vector.word(), "ridge": self.ridge})
     }
 }
 
@@ -81,6 +87,10 @@ impl Stage for LogDetSelectConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -106,19 +116,19 @@ struct LogDet(LogDetSelectConfig);
 
 impl Barrier for LogDet {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
-        let LogDetSelectConfig { budget, on_bad_vector, ridge, .. } = self.0;
-        let asked = Asked { budget, on_bad_vector, form: Form::Unit, trained_rows: 0 };
-        let decide = move |gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>| {
-            decide(gathered, keep, ridge, stop, report)
-        };
+        let LogDetSelectConfig { quota, on_bad_vector, ridge, .. } = self.0;
+        let asked = Asked { quota, on_bad_vector, form: Form::Unit, trained_rows: 0 };
+        let decide =
+            move |candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>| decide(candidates, ridge, stop, report);
         Box::pin(selecting::select(engine, input, "selecting by volume", asked, decide))
     }
 }
 
-fn decide(gathered: &Gathered, keep: usize, ridge: f64, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
-    let source = gathered.vectors.source();
-    let _memory = fitting::beside(&gathered.memory, source.dimensions(), 0)?;
-    let Choice { chosen, left } = largest(source, keep, ridge, || stop.check())?;
+fn decide(candidates: &Candidates<'_>, ridge: f64, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    let source = candidates.source;
+    let _memory = fitting::beside(candidates.memory, source.dimensions(), 0)?;
+    let most = candidates.allowance.most(source.rows());
+    let Choice { chosen, left } = largest(source, most, candidates.allowance.fits(), ridge, || stop.check())?;
     report.insert("log_det".into(), json!(chosen.iter().map(|candidate| candidate.gain.ln_1p()).sum::<f64>()));
     let mut kept = vec![true; source.rows()];
     let mut gains = vec![0.0; source.rows()];
@@ -126,14 +136,15 @@ fn decide(gathered: &Gathered, keep: usize, ridge: f64, stop: &Stop, report: &mu
         kept[candidate.row as usize] = false;
         gains[candidate.row as usize] = candidate.gain.ln_1p();
     }
-    Ok(selecting::ranked(&gains, &kept, None))
+    Ok(selecting::ranked(candidates, &gains, &kept, None))
 }
 
-/// `keep` rows of a source of unit vectors; the gain of a row is `v`, where choosing it adds `ln(1 + v)` to the logarithm of the volume.
-fn largest(source: Source<'_>, keep: usize, ridge: f64, check: impl Fn() -> Result<()>) -> Result<Choice> {
+/// At most `most` rows of a source of unit vectors, as long as they fit; the gain of a row is `v`, where choosing it adds `ln(1 + v)` to the logarithm of the volume.
+fn largest(source: Source<'_>, most: usize, fits: impl FnMut(u32) -> bool, ridge: f64, check: impl Fn() -> Result<()>) -> Result<Choice> {
     let squares = source.squares()?.into_iter().zip(0..);
     let candidates = squares.map(|(square, row)| Candidate { gain: square / ridge, row, seen: 0 }).collect();
-    greedy(candidates, keep, &mut Spanned { source, volume: Volume::of_ridge(source.dimensions(), ridge), least: f64::NEG_INFINITY }, check)
+    let mut spanned = Spanned { source, volume: Volume::of_ridge(source.dimensions(), ridge), least: f64::NEG_INFINITY };
+    greedy(candidates, most, fits, &mut spanned, check)
 }
 
 /// The rows chosen so far, by what they span; a gain is the `v` of [`Volume`].
@@ -217,7 +228,7 @@ mod tests {
     }
 
     fn chosen(vectors: &Vectors, keep: usize, ridge: f64) -> Choice {
-        largest(Source::Memory(vectors.matrix()), keep, ridge, || Ok(())).unwrap()
+        largest(Source::Memory(vectors.matrix()), keep, |_| true, ridge, || Ok(())).unwrap()
     }
 
     proptest! {
@@ -253,7 +264,7 @@ mod tests {
         let vectors = planted::vectors(3000, 12, 5);
         let apart = crate::vector::source::tests::Apart(vectors.clone());
         let all = chosen(&vectors, 300, 0.01);
-        assert_eq!(largest(Source::File(&apart), 300, 0.01, || Ok(())).unwrap(), all);
+        assert_eq!(largest(Source::File(&apart), 300, |_| true, 0.01, || Ok(())).unwrap(), all);
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(one.install(|| chosen(&vectors, 300, 0.01)), all);
     }

@@ -11,10 +11,11 @@ use serde_json::{Map, Value, json};
 
 use super::fitting;
 use super::log_det_select::Spanned;
-use super::policy::{self, Budget, OnBadVector};
+use super::policy::{self, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, Left};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates, Left};
+use super::vectors::Form;
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -39,7 +40,7 @@ const HELD: usize = 3;
 #[derive(Debug, Clone, PartialEq)]
 pub struct MaxvolSelectConfig {
     /// How much is kept at most.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// Directions that vectors are projected on, at most; default 16.
@@ -52,8 +53,13 @@ pub struct MaxvolSelectConfig {
 
 /// The keys of `maxvol_select`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted(
         "rank",
@@ -74,7 +80,7 @@ impl MaxvolSelectConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             rank: fields.int("rank").and_then(|rank| u32::try_from(rank).ok()).unwrap_or_default(),
             tolerance: fields.float("tolerance").unwrap_or(1.0),
@@ -86,7 +92,7 @@ impl MaxvolSelectConfig {
     #[must_use]
     pub fn canonical(&self) -> Value {
         json!({
-            "budget": self.budget.canonical(),
+            "budget": self.quota.canonical(),
             "on_bad_vector": self.on_bad_vector.word(),
             "rank": self.rank,
             "tolerance": self.tolerance,
@@ -105,6 +111,10 @@ impl Stage for MaxvolSelectConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -130,18 +140,19 @@ struct MaxvolSelect(MaxvolSelectConfig);
 
 impl Barrier for MaxvolSelect {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
-        let Self(MaxvolSelectConfig { budget, on_bad_vector, rank, tolerance, .. }) = *self;
-        let asked = Asked { budget, on_bad_vector, form: Form::Stored, trained_rows: 0 };
-        let decide = move |gathered: &Gathered, keep: usize, stop: &Stop, report: &mut Map<String, Value>| {
-            let source = gathered.vectors.source();
-            let rank = (rank as usize).min(keep).min(source.dimensions());
-            let _fit = fitting::beside(&gathered.memory, source.dimensions(), HELD * source.rows() * rank * size_of::<f64>())?;
-            let spanning = spanning(source, rank, keep, tolerance, || stop.check())?;
+        let Self(MaxvolSelectConfig { quota, on_bad_vector, rank, tolerance, .. }) = *self;
+        let asked = Asked { quota, on_bad_vector, form: Form::Stored, trained_rows: 0 };
+        let decide = move |candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>| {
+            let source = candidates.source;
+            let most = candidates.allowance.most(source.rows());
+            let rank = (rank as usize).min(most).min(source.dimensions());
+            let _fit = fitting::beside(candidates.memory, source.dimensions(), HELD * source.rows() * rank * size_of::<f64>())?;
+            let spanning = spanning(source, rank, most, candidates.allowance.fits(), tolerance, || stop.check())?;
             report.insert("rank".into(), json!(spanning.rank));
             report.insert("exchanges".into(), json!(spanning.exchanges));
             report.insert("kept".into(), json!(spanning.chosen.len()));
             report.insert("within_tolerance".into(), json!(spanning.norms.iter().all(|norm| *norm <= tolerance + SLACK)));
-            Ok(spanning.left())
+            Ok(spanning.left(candidates))
         };
         Box::pin(selecting::select(engine, input, "selecting by maximal volume", asked, decide))
     }
@@ -158,15 +169,22 @@ struct Spanning {
 }
 
 impl Spanning {
-    fn left(&self) -> Vec<Left> {
+    fn left(&self, candidates: &Candidates<'_>) -> Vec<Left> {
         let mut kept = vec![false; self.norms.len()];
         self.chosen.iter().for_each(|row| kept[*row as usize] = true);
-        selecting::ranked(&self.norms, &kept, None)
+        selecting::ranked(candidates, &self.norms, &kept, None)
     }
 }
 
-/// Chooses at most `keep` rows of a source.
-fn spanning(source: Source<'_>, rank: usize, keep: usize, tolerance: f64, check: impl Fn() -> Result<()>) -> Result<Spanning> {
+/// Chooses at most `most` rows of a source, as long as they fit.
+fn spanning(
+    source: Source<'_>,
+    rank: usize,
+    most: usize,
+    mut fits: impl FnMut(u32) -> bool,
+    tolerance: f64,
+    check: impl Fn() -> Result<()>,
+) -> Result<Spanning> {
     let rows = source.rows();
     let (projected, rank) = project(source, rank)?;
     if rank == 0 {
@@ -190,12 +208,16 @@ fn spanning(source: Source<'_>, rank: usize, keep: usize, tolerance: f64, check:
     let open = (0..rows as u32).filter(|row| !square[*row as usize]);
     let candidates = open.map(|row| Candidate { gain: volume.factor(matrix.row(row as usize)), row, seen: 0 }).collect();
     let mut spanned = Spanned { source: Source::Memory(matrix), volume, least: tolerance * tolerance + SLACK };
-    let Choice { chosen, left } = greedy(candidates, keep - rank, &mut spanned, check)?;
+    let begun = start.rows.iter().take_while(|row| fits(**row)).count();
+    let most = if begun < rank { rank } else { most };
+    let Choice { chosen, left } = greedy(candidates, most - rank, fits, &mut spanned, check)?;
     let mut norms = vec![0.0; rows];
     for candidate in &left {
         norms[candidate.row as usize] = candidate.gain.max(0.0).sqrt();
     }
-    let chosen = start.rows.into_iter().chain(chosen.into_iter().map(|candidate| candidate.row)).collect();
+    // A row of the square that did not fit is a combination of itself.
+    start.rows[begun..].iter().for_each(|row| norms[*row as usize] = 1.0);
+    let chosen = start.rows.into_iter().take(begun).chain(chosen.into_iter().map(|candidate| candidate.row)).collect();
     Ok(Spanning { rank, exchanges: start.exchanges, chosen, norms })
 }
 
@@ -230,7 +252,7 @@ mod tests {
 
     fn chosen(vectors: &Vectors, rank: usize, keep: usize) -> Vec<u32> {
         let source = Source::Memory(vectors.matrix());
-        let mut rows = spanning(source, rank.min(keep), keep, 1.0, || Ok(())).unwrap().chosen;
+        let mut rows = spanning(source, rank.min(keep), keep, |_| true, 1.0, || Ok(())).unwrap().chosen;
         rows.sort_unstable();
         rows
     }
@@ -246,7 +268,7 @@ mod tests {
             let data = order.iter().flat_map(|at| &distinct[at / 10 * 4..][..4]).copied().collect();
             let vectors = Vectors::try_new(data, 4).unwrap();
             let source = Source::Memory(vectors.matrix());
-            let found = spanning(source, 4, 300, 1.0, || Ok(())).unwrap();
+            let found = spanning(source, 4, 300, |_| true, 1.0, || Ok(())).unwrap();
             let mut kinds: Vec<usize> = found.chosen.iter().map(|row| order[*row as usize] / 10).collect();
             kinds.sort_unstable();
             kinds.dedup();

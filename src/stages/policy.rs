@@ -151,60 +151,6 @@ impl Keep {
     }
 }
 
-/// How much a selecting stage keeps.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Budget {
-    /// This share of the rows that reach the stage; above 0, at most 1.
-    Fraction(f64),
-    /// This many rows.
-    Rows(u64),
-}
-
-/// The key `keep_fraction`.
-pub const KEEP_FRACTION: Field = optional(
-    "keep_fraction",
-    Shape::Float { min: 0.0, max: 1.0, exclusive: true },
-    "The share of the rows to keep, above 0 and at most 1. Exactly one of the keys `keep_` is given.",
-);
-
-/// The key `keep_rows`.
-pub const KEEP_ROWS: Field =
-    optional("keep_rows", Shape::Int { min: 1, max: i64::MAX }, "The number of rows to keep. Exactly one of the keys `keep_` is given.");
-
-impl Budget {
-    /// Reads `keep_fraction` or `keep_rows`; both or neither is a problem.
-    pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
-        match (fields.has("keep_fraction"), fields.has("keep_rows")) {
-            (true, true) => fields.problem(
-                out,
-                "keep_rows",
-                "`keep_fraction` and `keep_rows` exclude each other",
-                Some("keep the one that you mean and remove the other".into()),
-            ),
-            (false, false) => fields.problem(
-                out,
-                "",
-                "neither `keep_fraction` nor `keep_rows` is given",
-                Some("say how much to keep: `keep_fraction: 0.5` or `keep_rows: 100000`".into()),
-            ),
-            _ => {}
-        }
-        match fields.int("keep_rows") {
-            Some(rows) => Self::Rows(rows.unsigned_abs()),
-            None => Self::Fraction(fields.float("keep_fraction").unwrap_or(1.0)),
-        }
-    }
-
-    /// As hashed into the plan.
-    #[must_use]
-    pub fn canonical(self) -> Value {
-        match self {
-            Self::Fraction(fraction) => json!({"fraction": fraction}),
-            Self::Rows(rows) => json!({"rows": rows}),
-        }
-    }
-}
-
 /// The number of clusters of a k-means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clusters {

@@ -41,8 +41,8 @@ pub struct PrototypesConfig {
 
 /// The keys of `prototypes`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
     quota::KEEP_BYTES,
     quota::KEEP_TOKENS,
     quota::GROUP,

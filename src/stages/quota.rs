@@ -9,7 +9,6 @@ use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, Sch
 use serde_json::{Map, Value, json};
 
 use super::columns::{Detail, cast_strictly, column, numbers, row_column, row_schema};
-use super::policy::{KEEP_FRACTION, KEEP_ROWS};
 use super::seam::{Needs, ROW_ID, RowLocal, ScanContext};
 use crate::dataset::schema::text_values;
 use crate::declare::shape::{defaulted, optional};
@@ -64,8 +63,44 @@ impl Amount {
         }
     }
 
+    /// Reads the amount of a stage that must have one; none, or two of them, is a problem.
+    pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
+        Self::read_optional(fields, out).unwrap_or_else(|| {
+            let hint = "say how much to keep: `keep_fraction: 0.5`, `keep_rows: 100000`, `keep_bytes: 10GiB` or `keep_tokens: 1000000`";
+            fields.problem(out, "", "no budget is given", Some(hint.into()));
+            Self::Fraction(1.0)
+        })
+    }
+
+    /// Reads the amount of a stage that may have one.
+    fn read_optional(fields: &Fields<'_>, out: &mut Diagnostics) -> Option<Self> {
+        let given: Vec<&str> = AMOUNTS.into_iter().filter(|key| fields.has(key)).collect();
+        if let [first, second, ..] = given.as_slice() {
+            let hint = Some("keep the one that you mean and remove the other".to_owned());
+            fields.problem(out, second, format!("`{first}` and `{second}` exclude each other"), hint);
+        }
+        let whole = |key| fields.int(key).map(i64::unsigned_abs);
+        Some(match *given.first()? {
+            "keep_rows" => Self::Rows(whole("keep_rows").unwrap_or(1)),
+            "keep_bytes" => Self::Bytes(fields.bytes("keep_bytes").unwrap_or(1)),
+            "keep_tokens" => Self::Tokens(whole("keep_tokens").unwrap_or(1)),
+            _ => Self::Fraction(fields.float("keep_fraction").unwrap_or(1.0)),
+        })
+    }
+
+    /// As hashed into the plan.
+    #[must_use]
+    pub fn canonical(self) -> Value {
+        match self {
+            Self::Fraction(fraction) => json!({"fraction": fraction}),
+            Self::Rows(rows) => json!({"rows": rows}),
+            Self::Bytes(bytes) => json!({"bytes": bytes}),
+            Self::Tokens(tokens) => json!({"tokens": tokens}),
+        }
+    }
+
     /// The amount out of `size`, which is counted in rows, bytes or tokens as the amount is.
-    fn of(self, size: u64) -> u64 {
+    pub(super) fn of(self, size: u64) -> u64 {
         match self {
             Self::Fraction(fraction) => Budget::Fraction(fraction).of(usize::try_from(size).unwrap_or(usize::MAX)) as u64,
             Self::Rows(amount) | Self::Bytes(amount) | Self::Tokens(amount) => amount.min(size),
@@ -85,6 +120,17 @@ pub struct Quota {
     /// How the budget is divided among groups.
     pub allocation: Allocation,
 }
+
+/// The key `keep_fraction`.
+pub const KEEP_FRACTION: Field = optional(
+    "keep_fraction",
+    Shape::Float { min: 0.0, max: 1.0, exclusive: true },
+    "The share of the rows to keep, above 0 and at most 1. Exactly one of the keys `keep_` is given.",
+);
+
+/// The key `keep_rows`.
+pub const KEEP_ROWS: Field =
+    optional("keep_rows", Shape::Int { min: 1, max: i64::MAX }, "The number of rows to keep. Exactly one of the keys `keep_` is given.");
 
 /// The key `keep_bytes`.
 pub const KEEP_BYTES: Field = optional(
@@ -120,53 +166,44 @@ pub const ALLOCATION: Field = defaulted(
 const AMOUNTS: [&str; 4] = [KEEP_FRACTION.key, KEEP_ROWS.key, KEEP_BYTES.key, KEEP_TOKENS.key];
 
 impl Quota {
-    /// So many rows of all.
+    /// So much of all rows.
     #[must_use]
-    pub fn rows(rows: u64) -> Self {
-        Self { amount: Amount::Rows(rows), group: None, per_source: false, allocation: Allocation::Proportional }
+    pub fn of(amount: Amount) -> Self {
+        Self { amount, group: None, per_source: false, allocation: Allocation::Proportional }
+    }
+
+    /// No bound: all rows may be kept.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::of(Amount::Fraction(1.0))
     }
 
     /// Reads the budget of a stage that must have one; none, or two of them, is a problem.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
-        Self::read_optional(fields, out).unwrap_or_else(|| {
-            let hint = "say how much to keep: `keep_fraction: 0.5`, `keep_rows: 100000`, `keep_bytes: 10GiB` or `keep_tokens: 1000000`";
-            fields.problem(out, "", "no budget is given", Some(hint.into()));
-            Self { amount: Amount::Fraction(1.0), ..Self::rows(0) }
-        })
+        Self { amount: Amount::read(fields, out), ..Self::read_groups(fields, out) }
     }
 
     /// Reads the budget of a stage that may have one.
     pub fn read_optional(fields: &Fields<'_>, out: &mut Diagnostics) -> Option<Self> {
-        let given: Vec<&str> = AMOUNTS.into_iter().filter(|key| fields.has(key)).collect();
-        if let [first, second, ..] = given.as_slice() {
-            let hint = Some("keep the one that you mean and remove the other".to_owned());
-            fields.problem(out, second, format!("`{first}` and `{second}` exclude each other"), hint);
-        }
+        let (amount, groups) = (Amount::read_optional(fields, out), Self::read_groups(fields, out));
+        Some(Self { amount: amount?, ..groups })
+    }
+
+    /// Reads the groups.
+    fn read_groups(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         let (group, per_source) = (fields.text("group"), fields.bool("per_source").unwrap_or(false));
         if fields.has("allocation") && !fields.has("group") && !per_source {
             let hint = Some("name groups by `group: COLUMN` or `per_source: true`, or remove it".to_owned());
             fields.problem(out, "allocation", "there are no groups to divide the budget among", hint);
         }
-        let whole = |key| fields.int(key).map(i64::unsigned_abs);
-        let amount = match *given.first()? {
-            "keep_rows" => Amount::Rows(whole("keep_rows").unwrap_or(1)),
-            "keep_bytes" => Amount::Bytes(fields.bytes("keep_bytes").unwrap_or(1)),
-            "keep_tokens" => Amount::Tokens(whole("keep_tokens").unwrap_or(1)),
-            _ => Amount::Fraction(fields.float("keep_fraction").unwrap_or(1.0)),
-        };
         let allocation = fields.text("allocation").and_then(|word| Allocation::from_word(&word)).unwrap_or(Allocation::Proportional);
-        Some(Self { amount, group, per_source, allocation })
+        Self { group, per_source, allocation, ..Self::all() }
     }
 
     /// As hashed into the plan.
     #[must_use]
     pub fn canonical(&self) -> Value {
-        let mut canonical = match self.amount {
-            Amount::Fraction(fraction) => json!({"fraction": fraction}),
-            Amount::Rows(rows) => json!({"rows": rows}),
-            Amount::Bytes(bytes) => json!({"bytes": bytes}),
-            Amount::Tokens(tokens) => json!({"tokens": tokens}),
-        };
+        let mut canonical = self.amount.canonical();
         if let (true, Some(object)) = (self.grouped(), canonical.as_object_mut()) {
             object.insert("allocation".into(), json!(self.allocation.word()));
             object.insert("group".into(), json!(self.group));
@@ -181,6 +218,11 @@ impl Quota {
         (unit.is_some() || self.group.is_some()).then(|| json!({"group": self.group, "unit": unit}))
     }
 
+    /// Whether rows take more or less of it by what they hold.
+    pub(super) fn measures(&self) -> bool {
+        self.amount.unit().is_some()
+    }
+
     /// Whether there are groups.
     pub(super) fn grouped(&self) -> bool {
         self.group.is_some() || self.per_source
@@ -191,13 +233,17 @@ impl Quota {
         self.amount.unit().unwrap_or("rows")
     }
 
+    /// The columns that it reads.
+    pub(super) fn needs(&self) -> Needs {
+        let text = Vec::from_iter(self.measures().then(|| "text".to_owned()));
+        Needs { columns: self.group.iter().chain(&text).cloned().collect(), text, content: false }
+    }
+
     /// Adds the columns that it reads.
     pub(super) fn add_needs(&self, needs: &mut Needs) {
-        needs.columns.extend(self.group.clone());
-        if self.amount.unit().is_some() {
-            needs.columns.push("text".to_owned());
-            needs.text.push("text".to_owned());
-        }
+        let own = self.needs();
+        needs.columns.extend(own.columns);
+        needs.text.extend(own.text);
     }
 
     /// An operator that gives what `first` gives, and the columns that the budget needs.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::policy::{self, Budget, OnBadVector};
+use super::policy::{self, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates};
+use super::vectors::Form;
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -32,7 +33,7 @@ words! {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RedundancySelectConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// What is subtracted from each vector; default `corpus`.
@@ -43,8 +44,13 @@ pub struct RedundancySelectConfig {
 
 /// The keys of `redundancy_select`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted(
         "center",
@@ -59,7 +65,7 @@ impl RedundancySelectConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             center: fields.text("center").and_then(|word| Center::from_word(&word)).unwrap_or(Center::Corpus),
             on_bad_vector: policy::read_on_bad_vector(fields),
@@ -69,7 +75,7 @@ impl RedundancySelectConfig {
     /// All that can change the stage's result, with defaults filled in and keys sorted. The embedding is named by the graph.
     #[must_use]
     pub fn canonical(&self) -> Value {
-        json!({"budget": self.budget.canonical(), "center": self.center.word(), "on_bad_vector": self.on_bad_vector.word()})
+        json!({"budget": self.quota.canonical(), "center": self.center.word(), "on_bad_vector": self.on_bad_vector.word()})
     }
 }
 
@@ -84,6 +90,10 @@ impl Stage for RedundancySelectConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -105,19 +115,20 @@ struct RedundancySelect(RedundancySelectConfig);
 
 impl Barrier for RedundancySelect {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
-        let RedundancySelectConfig { budget, on_bad_vector, center, .. } = self.0;
-        let asked = Asked { budget, on_bad_vector, form: Form::Stored, trained_rows: 0 };
+        let RedundancySelectConfig { quota, on_bad_vector, center, .. } = self.0;
+        let asked = Asked { quota, on_bad_vector, form: Form::Stored, trained_rows: 0 };
         let center = match center {
             Center::Corpus => redundancy::Center::Corpus,
             Center::Features => redundancy::Center::Features,
         };
-        let decide = move |gathered: &Gathered, keep: usize, _: &Stop, report: &mut Map<String, Value>| {
-            let scores = redundancy(gathered.vectors.source(), center)?;
+        let decide = move |candidates: &Candidates<'_>, _: &Stop, report: &mut Map<String, Value>| {
+            let scores = redundancy(candidates.source, center)?;
             let order = selecting::ascending(&scores);
-            let most = order.get(..keep).and_then(<[u32]>::last).map(|row| scores[*row as usize]);
+            let kept = &order[..candidates.allowance.beginning(&order)];
+            let most = kept.last().map(|row| scores[*row as usize]);
             report.insert("redundancy_mean".into(), json!(scores.iter().sum::<f64>() / scores.len() as f64));
             report.insert("redundancy_kept_at_most".into(), json!(most));
-            Ok(selecting::first(&order, keep, &scores))
+            Ok(selecting::first(candidates, &order, &scores))
         };
         Box::pin(selecting::select(engine, input, "selecting by redundancy", asked, decide))
     }

@@ -33,8 +33,8 @@ pub struct SampleConfig {
 
 /// The keys of `sample`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
     quota::KEEP_BYTES,
     quota::KEEP_TOKENS,
     quota::GROUP,

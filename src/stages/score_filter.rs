@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::carry::CarryNumbers;
-use super::policy::{self, Order};
+use super::policy::Order;
 use super::quota::{self, Quota};
 use super::ranked::{self, Bounds, Ranking, SCORE};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
@@ -48,8 +48,8 @@ pub const FIELDS: &[Field] = &[
     ),
     MIN,
     optional("max", Shape::NUMBER, "The greatest score that passes, itself included; rows above it and rows without a score are dropped."),
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
     quota::KEEP_BYTES,
     quota::KEEP_TOKENS,
     quota::GROUP,

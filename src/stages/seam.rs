@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
 use super::policy::OnBadVector;
+use super::quota::Quota;
 use crate::embed::Embedder;
 use crate::engine::{Engine, RowStream};
 use crate::error::Result;
@@ -92,20 +93,24 @@ pub trait Stage: Debug + Send + Sync {
     fn version(&self) -> u32;
     /// The configuration with its defaults filled in, keys sorted: what the plan hashes.
     fn canonical(&self) -> Value;
+    /// How much it keeps, for a stage that keeps no more of the rows than a budget allows: what the budget counts is carried to the barrier.
+    fn quota(&self) -> Option<&Quota> {
+        None
+    }
     /// What of the configuration shapes what the stage leaves in the first scan's artefact; `None` if it leaves nothing there. A
     /// threshold that only the barrier looks at is no part of it, so that changing it scans nothing again.
     fn scanned(&self) -> Option<Value> {
-        None
+        self.quota().and_then(Quota::carried)
     }
     /// Its place in the plan.
     fn shape(&self) -> Shape;
     /// What it reads of a source's shards.
     fn needs(&self, _roles: &Roles) -> Needs {
-        Needs::default()
+        self.quota().map(Quota::needs).unwrap_or_default()
     }
     /// The decision of a row-local stage, or a barrier's cheap feature; `None` if the barrier has none.
-    fn row_local(&self, _cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
-        Ok(None)
+    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
+        self.quota().map_or(Ok(None), |quota| quota.carry(cx, None))
     }
     /// The column that the barrier reads of the rows that it names, by name or role; `None` if it reads no rows again.
     fn named(&self) -> Option<&str> {

@@ -1,27 +1,28 @@
-//! What the stages share that keep a budget of rows by their vectors.
+//! What the stages share that keep as much as a budget allows by their vectors.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::columns::{Detail, Drop, Drops};
-use super::policy::{Budget, OnBadVector};
+use super::columns::{Drop, Drops};
+use super::policy::OnBadVector;
+use super::quota::{Quota, RowSizes, Tally, noted, noting};
 use super::seam::{Narrow, Outcome};
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Presence, Shape};
-use crate::engine::{Engine, Stop, spawn};
+use crate::engine::{Engine, Reservation, Stop, spawn};
 use crate::error::Result;
 use crate::random::Random;
-use crate::select;
-use crate::vector::{Cells, KMeans, Source, Training};
+use crate::select::{Allowance, Meter};
+use crate::vector::{Cells, KMeans, Source, Subset, Training};
 use crate::words;
 
 /// What is asked of every selecting stage.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Asked {
     /// How much is kept.
-    pub(super) budget: Budget,
+    pub(super) quota: Quota,
     /// What becomes of rows with bad vectors.
     pub(super) on_bad_vector: OnBadVector,
     /// How vectors are held.
@@ -30,14 +31,26 @@ pub(super) struct Asked {
     pub(super) trained_rows: usize,
 }
 
+/// Rows to choose among: all that reach the stage, or those of one group.
+pub(super) struct Candidates<'a> {
+    /// Their vectors.
+    pub(super) source: Source<'a>,
+    /// The labels of each; empty where the stage reads none.
+    pub(super) labels: &'a [Box<[u8]>],
+    /// What may be kept of them.
+    pub(super) allowance: Allowance,
+    /// What the pool counts.
+    pub(super) memory: &'a Reservation,
+}
+
 /// A row that a selector did not choose.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Left {
-    /// The place of the row among those gathered.
+    /// The place of the row among those to choose among.
     pub(super) row: u32,
     /// What the selector goes by.
     pub(super) score: f64,
-    /// The row's place in the order of the selection, from 1, and how many rows of that order are kept.
+    /// The row's place in the order of the selection, from 1, and how much of that order is kept.
     pub(super) rank: u64,
     /// See `rank`.
     pub(super) budget: u64,
@@ -45,79 +58,134 @@ pub(super) struct Left {
     pub(super) cell: Option<u32>,
 }
 
-/// Gathers the vectors and lets `decide` choose among those that are sound: it is given how many to keep, and a section of the
-/// report, and gives the rows that it leaves. The budget is of all rows that reach the stage; those whose vectors are bad and that
-/// are kept all the same use it up first.
+/// Groups of which the report says what was decided, at most.
+const TOLD_GROUPS: usize = 100;
+
+/// Gathers the vectors and lets `decide` choose among those that are sound: it is given the rows, and a section of the report, and gives
+/// the rows that it leaves. Where the budget is one of groups, it chooses in each by itself. The budget is of all rows that reach the
+/// stage; those whose vectors are bad and that are kept all the same use it up first.
 pub(super) async fn select<F>(engine: &Arc<Engine>, input: Narrow, what: &'static str, asked: Asked, decide: F) -> Result<Outcome>
 where
-    F: FnOnce(&Gathered, usize, &Stop, &mut Map<String, Value>) -> Result<Vec<Left>> + Send + 'static,
+    F: Fn(&Candidates<'_>, &Stop, &mut Map<String, Value>) -> Result<Vec<Left>> + Send + 'static,
 {
-    let gathered = gather(engine, input, asked.trained_rows, asked.form).await?;
+    let names = input.source_names.clone();
+    let (stream, sized) = noting(Tally::try_new(engine, &asked.quota, &input.sources)?, input.stream);
+    let gathered = gather(engine, Narrow { stream, ..input }, asked.trained_rows, asked.form).await?;
     let stop = engine.stop().clone();
-    let (drops, report) = spawn::blocking(what, move || {
-        let rows = gathered.rows.len();
-        let mut report = Map::new();
-        let bad = gathered.settle_bad(asked.on_bad_vector, &mut report)?;
-        let bad_kept = if asked.on_bad_vector == OnBadVector::Keep { gathered.bad.len() } else { 0 };
-        let keep = budget(asked.budget).of(rows + gathered.bad.len()).saturating_sub(bad_kept).min(rows);
-        report.insert("budget".into(), json!(keep));
-        let left = if rows == 0 { Vec::new() } else { decide(&gathered, keep, &stop, &mut report)? };
-        let mut drops = Drops::for_rows(&gathered.memory, bad.len() + left.len())?;
-        bad.for_each(|drop| drops.push(drop));
-        for Left { row, score, rank, budget, cell } in left {
-            let detail = Detail::Rank { budget, rank, cell };
-            drops.push(Drop { row: gathered.rows[row as usize], reason: "not_selected", kept: None, score: Some(score), detail });
-        }
-        Ok((drops, report))
-    })
-    .await?;
+    let choose = move || choose(&gathered, &noted(&sized), &names, &asked, what, |candidates, report| decide(candidates, &stop, report));
+    let (drops, report) = spawn::blocking(what, choose).await?;
     Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })
 }
 
-/// The budget of the algorithms.
-pub(super) fn budget(budget: Budget) -> select::Budget {
-    match budget {
-        Budget::Fraction(fraction) => select::Budget::Fraction(fraction),
-        Budget::Rows(rows) => select::Budget::Rows(rows),
+fn choose(
+    gathered: &Gathered,
+    sized: &RowSizes,
+    source_names: &[String],
+    asked: &Asked,
+    what: &str,
+    decide: impl Fn(&Candidates<'_>, &mut Map<String, Value>) -> Result<Vec<Left>>,
+) -> Result<(Drops, Map<String, Value>)> {
+    let (quota, memory) = (&asked.quota, &gathered.memory);
+    let mut report = Map::new();
+    let bad = gathered.settle_bad(asked.on_bad_vector, &mut report)?;
+    let mut budgets = sized.tally().budgets();
+    if asked.on_bad_vector == OnBadVector::Keep {
+        for (row, _) in &gathered.bad {
+            let (group, size) = sized.of(*row)?;
+            budgets[group] = budgets[group].saturating_sub(size);
+        }
     }
+    let mut members: Vec<(Vec<u32>, Vec<u64>)> = vec![Default::default(); budgets.len()];
+    for (row, place) in gathered.rows.iter().zip(0..) {
+        let (group, size) = sized.of(*row)?;
+        members[group].0.push(place);
+        members[group].1.push(size);
+    }
+    let mut drops = Drops::for_rows(memory, bad.len() + gathered.rows.len())?;
+    bad.for_each(|drop| drops.push(drop));
+    let (mut used, mut told) = (0, Vec::new());
+    let all = gathered.vectors.source();
+    for (source, name, group) in sized.tally().groups() {
+        let (places, sizes) = std::mem::take(&mut members[group]);
+        let mut said = Map::new();
+        let size: u64 = sizes.iter().sum();
+        let budget = budgets[group].min(size);
+        let allowance = if quota.measures() { Allowance::of_sizes(budget, sizes) } else { Allowance::of_rows(budget) };
+        let left = if places.is_empty() {
+            Vec::new()
+        } else if !quota.grouped() {
+            decide(&Candidates { source: all, labels: &gathered.labels, allowance: allowance.clone(), memory }, &mut said)?
+        } else {
+            let room = memory.beside(what, places.len() * all.dimensions() * size_of::<f32>()).ok();
+            let (subset, mut buffer) = (Subset::new(all, &places), Vec::new());
+            let own = if room.is_some() { Source::Memory(all.gather(&places, &mut buffer)?) } else { Source::File(&subset) };
+            decide(&Candidates { source: own, labels: &[], allowance: allowance.clone(), memory }, &mut said)?
+        };
+        used += size - left.iter().map(|left| allowance.takes(left.row)).sum::<u64>();
+        if quota.group.is_some() {
+            said.insert("group".into(), json!(name));
+        }
+        if quota.per_source {
+            said.insert("source".into(), json!(source_names.get(source)));
+        }
+        if quota.grouped() {
+            said.insert("rows".into(), json!(places.len()));
+            said.insert("budget".into(), json!(budget));
+        }
+        if told.len() < TOLD_GROUPS {
+            told.push(said);
+        }
+        for Left { row, score, rank, budget, cell } in left {
+            let (row, detail) = (gathered.rows[places[row as usize] as usize], quota.detail(budget, rank, cell));
+            drops.push(Drop { row, reason: "not_selected", kept: None, score: Some(score), detail });
+        }
+    }
+    sized.tally().report(&budgets, used, &mut report);
+    if quota.grouped() {
+        report.insert("by_group".into(), json!(told));
+    } else {
+        // What a stage without a budget keeps, it says itself.
+        told.iter_mut().for_each(|said| report.append(said));
+    }
+    Ok((drops, report))
 }
 
 /// What is left of `scores` when the rows `chosen` are kept: those of highest score rank first, ties by row order.
-pub(super) fn ranked(scores: &[f64], chosen: &[bool], cells: Option<&[u32]>) -> Vec<Left> {
+pub(super) fn ranked(candidates: &Candidates<'_>, scores: &[f64], chosen: &[bool], cells: Option<&[u32]>) -> Vec<Left> {
     let keep = chosen.iter().filter(|chosen| **chosen).count() as u64;
     let left = descending(scores).into_iter().filter(|row| !chosen[*row as usize]);
     let one = |(place, row): (usize, u32)| Left {
         row,
         score: scores[row as usize],
         rank: keep + place as u64 + 1,
-        budget: keep,
+        budget: candidates.allowance.budget(),
         cell: cells.map(|cells| cells[row as usize]),
     };
     left.enumerate().map(one).collect()
 }
 
-/// What is left when the first `keep` rows of `order` are kept, which names each row once.
-pub(super) fn first(order: &[u32], keep: usize, scores: &[f64]) -> Vec<Left> {
+/// What is left when the first rows of `order` are kept, which names each row once: as many as may be.
+pub(super) fn first(candidates: &Candidates<'_>, order: &[u32], scores: &[f64]) -> Vec<Left> {
     let place = |(place, row): (usize, &u32)| Left {
         row: *row,
         score: scores[*row as usize],
         rank: place as u64 + 1,
-        budget: keep as u64,
+        budget: candidates.allowance.budget(),
         cell: None,
     };
-    order.iter().enumerate().skip(keep).map(place).collect()
+    order.iter().enumerate().skip(candidates.allowance.beginning(order)).map(place).collect()
 }
 
-/// What is left when of each cell the first rows of `order` are kept, as many as its quota says; ranks are those in the cell.
-pub(super) fn first_of_cells(order: &[u32], cells: &[u32], quotas: &[usize], scores: &[f64]) -> Vec<Left> {
-    let mut ranks = vec![0; quotas.len()];
+/// What is left when of each cell the first rows of `order` are kept, as its quota says; ranks are those in the cell.
+pub(super) fn first_of_cells(candidates: &Candidates<'_>, order: &[u32], cells: &[u32], quotas: &[u64], scores: &[f64]) -> Vec<Left> {
+    let mut meters: Vec<Meter> = quotas.iter().copied().map(Meter::new).collect();
     let mut left = Vec::new();
     for row in order {
         let cell = cells[*row as usize];
-        let (rank, budget) = (&mut ranks[cell as usize], quotas[cell as usize] as u64);
-        *rank += 1;
-        if *rank > budget {
-            left.push(Left { row: *row, score: scores[*row as usize], rank: *rank, budget, cell: Some(cell) });
+        let meter = &mut meters[cell as usize];
+        if !meter.offer(candidates.allowance.takes(*row)) {
+            let (rank, budget) = (meter.rank(), meter.budget());
+            left.push(Left { row: *row, score: scores[*row as usize], rank, budget, cell: Some(cell) });
         }
     }
     left

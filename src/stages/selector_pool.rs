@@ -7,10 +7,11 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::carry::{CarryNumbers, together};
-use super::columns::{Detail, Drop, Drops};
+use super::columns::{Drop, Drops};
 use super::draw::{self, Draw};
 use super::noted::{self, Numbers};
-use super::policy::{self, Budget, Clusters, OnBadVector};
+use super::policy::{self, Clusters, OnBadVector};
+use super::quota::{self, Amount, Quota, RowSizes, Tally};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::{defaulted, optional, required};
@@ -20,7 +21,7 @@ use crate::engine::{Engine, spawn};
 use crate::error::{Error, Result};
 use crate::ids::StageId;
 use crate::random::Random;
-use crate::select::{self, allocation, coverage};
+use crate::select::{Meter, allocation, coverage};
 use crate::vector::{Cells, KMeans, Training, similarity};
 use crate::words;
 
@@ -56,7 +57,7 @@ pub struct SelectorPoolConfig {
     /// The columns of scores, from which each cluster chooses one.
     pub scores: Vec<String>,
     /// How much is kept of all rows.
-    pub budget: Budget,
+    pub amount: Amount,
     /// The stage that makes the vectors that are clustered, such as gradients; default the nearest above.
     pub embedding: Option<StageId>,
     /// Number of clusters; `auto`, the default, is 10, as released.
@@ -89,8 +90,10 @@ pub const FIELDS: &[Field] = &[
         Shape::List(&Shape::Text),
         "Columns of numbers, such as perplexity, EL2N or gradient norms. In each cluster the one of greatest entropy chooses; a row without that one is not kept.",
     ),
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
     policy::EMBEDDING,
     defaulted("k", Clusters::SHAPE, Presence::Text("auto"), "Number of clusters; `auto` is 10."),
     defaulted(
@@ -150,7 +153,7 @@ impl SelectorPoolConfig {
         }
         Self {
             scores,
-            budget: Budget::read(fields, out),
+            amount: Amount::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             k: Clusters::read(fields),
             allocation,
@@ -172,7 +175,7 @@ impl SelectorPoolConfig {
             "bins": self.bins,
             "iterations": self.iterations,
             "k": self.k.canonical(),
-            "keep": self.budget.canonical(),
+            "keep": self.amount.canonical(),
             "on_bad_vector": self.on_bad_vector.word(),
             "pick": self.pick.word(),
             "scores": self.scores,
@@ -192,6 +195,11 @@ impl SelectorPoolConfig {
 
     fn training(&self) -> Training {
         Training::thorough(self.iterations as usize)
+    }
+
+    /// The budget: clusters are its only groups.
+    fn whole(&self) -> Quota {
+        Quota::of(self.amount)
     }
 
     /// The columns that are noted, the scores first, and their narrow names.
@@ -214,7 +222,7 @@ impl Stage for SelectorPoolConfig {
     }
 
     fn scanned(&self) -> Option<Value> {
-        Some(json!({"scores": self.scores, "seed": self.seed, "weigh_by": self.weigh_by}))
+        Some(json!({"carried": self.whole().carried(), "scores": self.scores, "seed": self.seed, "weigh_by": self.weigh_by}))
     }
 
     fn shape(&self) -> StageShape {
@@ -224,12 +232,14 @@ impl Stage for SelectorPoolConfig {
     fn needs(&self, roles: &Roles) -> Needs {
         let mut needs = draw::needs(roles);
         needs.columns.extend(self.numbers().into_iter().map(|(name, _)| name.to_owned()));
+        self.whole().add_needs(&mut needs);
         needs
     }
 
     fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
         let draws = Draw::try_new(cx, self.seed)?;
-        Ok(Some(together(Box::new(draws), Box::new(CarryNumbers::try_new(cx, &self.numbers())?))))
+        let both = together(Box::new(draws), Box::new(CarryNumbers::try_new(cx, &self.numbers())?));
+        self.whole().carry(cx, Some(both))
     }
 
     fn embedding(&self) -> Option<Option<&StageId>> {
@@ -253,9 +263,10 @@ impl Barrier for SelectorPool {
         Box::pin(async move {
             let trained_rows = self.config.training().rows(self.config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
             let names = self.config.numbers().into_iter().map(|(_, name)| name).collect();
-            let (stream, numbers) = noted::noting(engine, input.stream, names)?;
+            let (stream, sized) = quota::noting(Tally::try_new(engine, &self.config.whole(), &input.sources)?, input.stream);
+            let (stream, numbers) = noted::noting(engine, stream, names)?;
             let gathered = gather(engine, Narrow { stream, ..input }, trained_rows, Form::Unit).await?;
-            let decide = move || self.decide(&gathered, &noted::taken(&numbers));
+            let decide = move || self.decide(&gathered, &quota::noted(&sized), &noted::taken(&numbers));
             let (drops, report) = spawn::blocking("choosing selectors", decide).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables: Vec::new(), frozen: None })
         })
@@ -290,13 +301,22 @@ impl SelectorPool {
         Cluster { rows, scored, chosen, entropy }
     }
 
-    /// How many rows of a cluster can be kept.
-    fn capacity(&self, cluster: &Cluster) -> u64 {
-        let rows = match self.config.pick {
-            Pick::Ccs => coverage::capacity(cluster.scored.len(), self.config.trim),
-            Pick::Middle | Pick::Lowest | Pick::Random => cluster.scored.len(),
+    /// The places of the rows of a cluster that can be kept, in the order in which they would be.
+    fn ranking(&self, cluster: &Cluster, draws: &[u64]) -> Vec<usize> {
+        let scores: Vec<f64> = cluster.scored.iter().map(|(_, score)| *score).collect();
+        let own: Vec<u64> = cluster.scored.iter().map(|(row, _)| draws[*row]).collect();
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then((own[*a], *a).cmp(&(own[*b], *b))));
+        let order = match self.config.pick {
+            Pick::Ccs => coverage::open(&scores, &own, self.config.trim),
+            Pick::Middle => coverage::outwards(order.len()).map(|place| order[place]).collect(),
+            Pick::Lowest => order,
+            Pick::Random => {
+                order.sort_unstable_by_key(|place| (own[*place], *place));
+                order
+            }
         };
-        rows as u64
+        order.into_iter().map(|place| cluster.scored[place].0).collect()
     }
 
     /// What a cluster weighs when the budget is divided.
@@ -319,41 +339,30 @@ impl SelectorPool {
         clusters.iter().enumerate().map(weight).collect()
     }
 
-    /// The places of the rows of a cluster that are kept.
-    fn pick(&self, cluster: &Cluster, draws: &[u64], budget: u64) -> Vec<usize> {
-        let (mut rows, scores): (Vec<usize>, Vec<f64>) = cluster.scored.iter().copied().unzip();
-        let own: Vec<u64> = rows.iter().map(|row| draws[*row]).collect();
-        let budget = usize::try_from(budget).unwrap_or(usize::MAX).min(rows.len());
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then((own[*a], *a).cmp(&(own[*b], *b))));
-        let places = match self.config.pick {
-            Pick::Ccs => coverage::sample(&scores, &own, budget as u64, self.config.bins, self.config.trim),
-            Pick::Middle => {
-                let from = (order.len() - budget) / 2;
-                order[from..from + budget].to_vec()
-            }
-            Pick::Lowest => order[..budget].to_vec(),
-            Pick::Random => {
-                order.sort_unstable_by_key(|place| (own[*place], *place));
-                order[..budget].to_vec()
-            }
-        };
-        rows = places.into_iter().map(|place| rows[place]).collect();
-        rows
+    /// The places of the rows of a cluster that are kept, out of those that can be: all that its budget allows.
+    fn pick(&self, cluster: &Cluster, ranking: &[usize], draws: &[u64], sizes: &[u64], budget: u64) -> Vec<usize> {
+        if self.config.pick == Pick::Ccs {
+            let place = |row: &usize| cluster.scored.binary_search_by_key(row, |(row, _)| *row).ok();
+            let scores: Vec<f64> = ranking.iter().filter_map(|row| Some(cluster.scored[place(row)?].1)).collect();
+            let of = |values: &[u64]| ranking.iter().map(|row| values[*row]).collect::<Vec<_>>();
+            return coverage::strata(&scores, &of(draws), &of(sizes), budget, self.config.bins).into_iter().map(|at| ranking[at]).collect();
+        }
+        let mut meter = Meter::new(budget);
+        ranking.iter().copied().take_while(|row| meter.offer(sizes[*row])).collect()
     }
 
-    fn decide(&self, gathered: &Gathered, numbers: &Numbers) -> Result<(Drops, Map<String, Value>)> {
+    fn decide(&self, gathered: &Gathered, sized: &RowSizes, numbers: &Numbers) -> Result<(Drops, Map<String, Value>)> {
         let config = &self.config;
         let rows = gathered.rows.len();
         let mut report = Map::new();
         let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
-        let bad_kept = if config.on_bad_vector == OnBadVector::Keep { gathered.bad.len() } else { 0 };
-        let budget = match config.budget {
-            Budget::Fraction(fraction) => select::Budget::Fraction(fraction),
-            Budget::Rows(rows) => select::Budget::Rows(rows),
-        };
+        let size = |row: &u64| sized.of(*row).map(|(_, size)| size);
         // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
-        let keep = budget.of(rows + gathered.bad.len()).saturating_sub(bad_kept);
+        let mut keep = sized.tally().budgets().iter().sum::<u64>();
+        if config.on_bad_vector == OnBadVector::Keep {
+            keep = keep.saturating_sub(gathered.bad.iter().map(|(row, _)| size(row)).sum::<Result<u64>>()?);
+        }
+        let sizes = gathered.rows.iter().map(size).collect::<Result<Vec<u64>>>()?;
         report.insert("budget".into(), json!(keep));
         let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows)?;
         bad.for_each(|drop| drops.push(drop));
@@ -372,17 +381,18 @@ impl SelectorPool {
             members[cell as usize].push(row);
         }
         let clusters: Vec<Cluster> = members.into_iter().map(|rows| self.choose(rows, &scores)).collect();
-        let capacities: Vec<u64> = clusters.iter().map(|cluster| self.capacity(cluster)).collect();
-        let weights = self.weights(&clusters, &model, &distances, &scores);
-        let budgets = allocation::divide(&capacities, &weights, keep as u64);
         if gathered.draws.len() != rows {
             return Err(Error::internal("rows that were not drawn"));
         }
-        let mut told = Vec::new();
+        let rankings: Vec<Vec<usize>> = clusters.iter().map(|cluster| self.ranking(cluster, &gathered.draws)).collect();
+        let capacities: Vec<u64> = rankings.iter().map(|ranking| ranking.iter().map(|row| sizes[*row]).sum()).collect();
+        let weights = self.weights(&clusters, &model, &distances, &scores);
+        let budgets = allocation::divide(&capacities, &weights, keep);
+        let (mut used, mut told) = (0, Vec::new());
         for (cell, (cluster, budget)) in clusters.iter().zip(&budgets).enumerate() {
-            let picked = self.pick(cluster, &gathered.draws, *budget);
-            let mut kept = picked;
+            let mut kept = self.pick(cluster, &rankings[cell], &gathered.draws, &sizes, *budget);
             kept.sort_unstable();
+            used += kept.iter().map(|row| sizes[*row]).sum::<u64>();
             // The rank is that of the chosen score, highest first; rows without it come last.
             let score = |row: usize| scores[cluster.chosen][row];
             let mut order = cluster.rows.clone();
@@ -391,7 +401,7 @@ impl SelectorPool {
                 key(*b).total_cmp(&key(*a)).then(a.cmp(b))
             });
             for (rank, row) in order.into_iter().enumerate().filter(|(_, row)| kept.binary_search(row).is_err()) {
-                let detail = Detail::Rank { budget: *budget, rank: rank as u64 + 1, cell: Some(cell as u32) };
+                let detail = config.whole().detail(*budget, rank as u64 + 1, Some(cell as u32));
                 drops.push(Drop { row: gathered.rows[row], reason: "not_selected", kept: None, score: score(row), detail });
             }
             if cell < TOLD_CLUSTERS {
@@ -399,7 +409,8 @@ impl SelectorPool {
                 told.push(json!({"budget": budget, "cell": cell, "entropy": entropy, "rows": cluster.rows.len(), "score": name}));
             }
         }
-        report.insert("used".into(), json!(budgets.iter().sum::<u64>()));
+        report.insert("used".into(), json!(used));
+        report.insert("unit".into(), json!(config.whole().unit()));
         report.insert("clusters".into(), json!(told));
         report.insert("cells".into(), json!(clusters.len()));
         Ok((drops, report))

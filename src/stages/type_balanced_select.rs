@@ -10,10 +10,11 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::columns::{cast_strictly, column, row_column, row_schema};
-use super::policy::{self, Budget, OnBadVector};
+use super::policy::{self, OnBadVector};
+use super::quota::Quota;
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
-use super::selecting::{self, Asked, Left};
-use super::vectors::{Form, Gathered, LABELS};
+use super::selecting::{self, Asked, Candidates, Left};
+use super::vectors::{Form, LABELS};
 use crate::dataset::schema::is_text;
 use crate::declare::shape::{defaulted, required};
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -22,6 +23,7 @@ use crate::engine::{Engine, Stop};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{Fingerprint, StageId};
 use crate::random::Random;
+use crate::select::Budget;
 use crate::select::type_balanced::{Labels, select};
 use crate::vector::similarity;
 
@@ -206,24 +208,23 @@ struct TypeBalancedSelect {
 impl Barrier for TypeBalancedSelect {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         // What is kept follows from the quotas; a budget of all rows bounds nothing.
-        let budget = Budget::Fraction(1.0);
-        let asked = Asked { budget, on_bad_vector: self.config.on_bad_vector, form: Form::Unit, trained_rows: 0 };
-        let decide = move |gathered: &Gathered, _: usize, stop: &Stop, report: &mut Map<String, Value>| self.decide(gathered, stop, report);
+        let asked = Asked { quota: Quota::all(), on_bad_vector: self.config.on_bad_vector, form: Form::Unit, trained_rows: 0 };
+        let decide = move |candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>| self.decide(candidates, stop, report);
         Box::pin(selecting::select(engine, input, "selecting by labels", asked, decide))
     }
 }
 
 impl TypeBalancedSelect {
-    fn decide(&self, gathered: &Gathered, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    fn decide(&self, candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
         let config = &self.config;
-        let source = gathered.vectors.source();
+        let source = candidates.source;
         let hashes = |row: &[u8]| row.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect::<Vec<u64>>();
-        let mut known: Vec<u64> = gathered.labels.iter().flat_map(|row| hashes(row)).collect();
-        let _memory = gathered.memory.beside("selecting by labels", 4 * size_of_val(known.as_slice()))?;
+        let mut known: Vec<u64> = candidates.labels.iter().flat_map(|row| hashes(row)).collect();
+        let _memory = candidates.memory.beside("selecting by labels", 4 * size_of_val(known.as_slice()))?;
         known.sort_unstable();
         known.dedup();
         let mut labels = Labels::default();
-        for row in &gathered.labels {
+        for row in candidates.labels {
             labels.push(hashes(row).into_iter().filter_map(|hash| known.binary_search(&hash).ok()).map(|label| label as u32));
         }
         let random = Random::new(config.seed, self.stage.as_str());
@@ -244,7 +245,7 @@ impl TypeBalancedSelect {
         };
         let mut accepted = select(&labels, known.len(), &order, quota, near)?;
         let empty: Vec<u32> = order.iter().copied().filter(|row| labels.of(*row).is_empty()).collect();
-        let wanted = selecting::budget(Budget::Fraction(config.empty_fraction)).of(empty.len());
+        let wanted = Budget::Fraction(config.empty_fraction).of(empty.len());
         empty.iter().take(wanted).for_each(|row| accepted.kept[*row as usize] = true);
         // A row's place among those of its rarest label.
         let rows_of = labels.rows_of(known.len(), &order);

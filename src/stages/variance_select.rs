@@ -8,10 +8,11 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::fitting;
-use super::policy::{self, Budget, OnBadVector};
+use super::policy::{self, OnBadVector};
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
-use super::selecting::{self, Asked};
-use super::vectors::{Form, Gathered};
+use super::selecting::{self, Asked, Candidates};
+use super::vectors::Form;
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
@@ -35,7 +36,7 @@ words! {
 #[derive(Debug, Clone, PartialEq)]
 pub struct VarianceSelectConfig {
     /// How much is kept.
-    pub budget: Budget,
+    pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// How a row is measured; default `energy`.
@@ -48,8 +49,13 @@ pub struct VarianceSelectConfig {
 
 /// The keys of `variance_select`.
 pub const FIELDS: &[Field] = &[
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted(
         "score",
@@ -70,7 +76,7 @@ impl VarianceSelectConfig {
     /// Reads the checked map.
     pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         Self {
-            budget: Budget::read(fields, out),
+            quota: Quota::read(fields, out),
             embedding: fields.text("embedding").map(StageId::new),
             score: fields.text("score").and_then(|word| Score::from_word(&word)).unwrap_or(Score::Energy),
             explained: fields.float("explained").unwrap_or(1.0),
@@ -82,7 +88,7 @@ impl VarianceSelectConfig {
     #[must_use]
     pub fn canonical(&self) -> Value {
         json!({
-            "budget": self.budget.canonical(),
+            "budget": self.quota.canonical(),
             "explained": self.explained,
             "on_bad_vector": self.on_bad_vector.word(),
             "score": self.score.word(),
@@ -101,6 +107,10 @@ impl Stage for VarianceSelectConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
@@ -122,18 +132,18 @@ struct VarianceSelect(VarianceSelectConfig);
 
 impl Barrier for VarianceSelect {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
-        let VarianceSelectConfig { budget, on_bad_vector, score, explained, .. } = self.0;
-        let asked = Asked { budget, on_bad_vector, form: Form::Stored, trained_rows: 0 };
+        let VarianceSelectConfig { quota, on_bad_vector, score, explained, .. } = self.0;
+        let asked = Asked { quota, on_bad_vector, form: Form::Stored, trained_rows: 0 };
         let by = match score {
             Score::Energy => variance::Measure::Energy,
             Score::Leverage => variance::Measure::Leverage,
         };
-        let decide = move |gathered: &Gathered, keep: usize, _: &Stop, report: &mut Map<String, Value>| {
-            let source = gathered.vectors.source();
-            let _fit = fitting::beside(&gathered.memory, source.dimensions(), 0)?;
+        let decide = move |candidates: &Candidates<'_>, _: &Stop, report: &mut Map<String, Value>| {
+            let source = candidates.source;
+            let _fit = fitting::beside(candidates.memory, source.dimensions(), 0)?;
             let (scores, directions) = measure(source, explained, by)?;
             report.insert("directions".into(), json!(directions));
-            Ok(selecting::first(&selecting::descending(&scores), keep, &scores))
+            Ok(selecting::first(candidates, &selecting::descending(&scores), &scores))
         };
         Box::pin(selecting::select(engine, input, "selecting by variance", asked, decide))
     }

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::carry::{number_column, number_values};
 use super::columns::{row_column, row_schema};
-use super::policy;
 use super::quota::{self, Quota};
 use super::ranked::{self, Bounds, Ranking, SCORE};
 use super::score_filter::MIN;
@@ -85,8 +84,8 @@ pub const FIELDS: &[Field] = &[
         "Moves every criterion from one scale to another before it is weighted. Default: they are taken as they are.",
     ),
     MIN,
-    policy::KEEP_FRACTION,
-    policy::KEEP_ROWS,
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
     quota::KEEP_BYTES,
     quota::KEEP_TOKENS,
     quota::GROUP,

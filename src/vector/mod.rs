@@ -38,7 +38,7 @@ pub use flat::{Rows, compare_earlier, firsts, nearest};
 pub use hnsw::{HnswConfig, HnswIndex, NearPairs, near_pairs};
 pub use ivf::{Probed, compare_probed, nearest_probed};
 pub use kmeans::{KMeans, Training};
-pub use source::{ReadRows, Source};
+pub use source::{ReadRows, Source, Subset};
 
 use crate::error::{Error, Result};
 

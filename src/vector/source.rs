@@ -120,6 +120,43 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Some of the rows of a source, read where they lie.
+#[derive(Debug)]
+pub struct Subset<'a> {
+    source: Source<'a>,
+    rows: &'a [u32],
+}
+
+impl<'a> Subset<'a> {
+    /// The rows `rows` of `source`, in that order.
+    #[must_use]
+    pub fn new(source: Source<'a>, rows: &'a [u32]) -> Self {
+        Self { source, rows }
+    }
+}
+
+impl ReadRows for Subset<'_> {
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn dimensions(&self) -> usize {
+        self.source.dimensions()
+    }
+
+    fn read(&self, rows: &[u32], into: &mut [f32]) -> Result<()> {
+        let rows: Vec<u32> = rows.iter().map(|row| self.rows[*row as usize]).collect();
+        match self.source {
+            Source::Memory(matrix) => {
+                let lines = into.chunks_mut(matrix.dimensions());
+                rows.iter().zip(lines).for_each(|(row, into)| into.copy_from_slice(matrix.row(*row as usize)));
+                Ok(())
+            }
+            Source::File(file) => file.read(&rows, into),
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -158,5 +195,11 @@ pub(crate) mod tests {
         }
         assert_eq!(memory.row(7, &mut a).unwrap(), file.row(7, &mut b).unwrap());
         assert_eq!(memory.run(600..1300, &mut a).unwrap().data(), file.run(600..1300, &mut b).unwrap().data());
+        let some = [1200, 3, 4, 77];
+        for subset in [Subset::new(memory, &some), Subset::new(file, &some)] {
+            let subset = Source::File(&subset);
+            assert_eq!(subset.rows(), 4);
+            assert_eq!(subset.gather(&[2, 0], &mut a).unwrap().data(), memory.gather(&[4, 1200], &mut b).unwrap().data());
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Budgets in rows, bytes and tokens, of all rows and of groups, in the stages that had budgets of rows alone.
+//! Budgets in rows, bytes and tokens, of all rows and of groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -57,6 +57,24 @@ fn sample(keys: &str) -> String {
 
 fn coreset(keys: &str) -> String {
     format!("  - {{ id: v, input: [one, two], embed: {{ from: v }} }}\n  - {{ id: some, prototypes: {{ {keys}, k: 5 }} }}")
+}
+
+/// The stages that choose by vectors, each with its keys beside the budget; whether they keep the beginning of one ranking.
+const BY_VECTORS: [(&str, &str, bool); 9] = [
+    ("redundancy_select", "", true),
+    ("variance_select", "", true),
+    ("k_center", "", true),
+    ("facility_location", "", true),
+    ("facility_location", ", k: 4", true),
+    ("log_det_select", "", true),
+    ("maxvol_select", ", rank: 2, tolerance: 0.001", true),
+    ("density_pruning", ", k: 3, neighbors: 1", false),
+    ("cluster_permanent_pruning", ", k: 3", false),
+];
+
+fn by_vectors(stage: &str, keys: &str, only: &str) -> String {
+    let filter = format!("  - {{ id: only, input: [one, two], filter: {{ where: \"{only}\" }} }}");
+    format!("{filter}\n  - {{ id: v, embed: {{ from: v }} }}\n  - {{ id: some, {stage}: {{ {keys} }} }}")
 }
 
 fn number(row: &Row) -> usize {
@@ -136,6 +154,50 @@ fn groups_get_their_parts_exactly() {
     // Both: each label of each source.
     run(&corpus, &sample("keep_rows: 80, group: label, per_source: true, allocation: balanced"), &[]);
     assert_eq!((corpus.kept().len(), report(&corpus)["groups"].as_u64()), (80, Some(8)));
+}
+
+/// Each group is chosen from as if it were alone, with its part of the budget.
+#[test]
+fn groups_are_chosen_from_one_by_one() {
+    let corpus = corpus();
+    let kept = |stages: &str| run(&corpus, stages, &[]).kept().into_iter().collect::<BTreeSet<String>>();
+    for (stage, keys, _) in BY_VECTORS {
+        let found = kept(&by_vectors(stage, &format!("keep_rows: 62, group: label{keys}"), "true"));
+        let report = report(&corpus);
+        assert_eq!((report["groups"].as_u64(), report["by_group"].as_array().unwrap().len()), (Some(4), 4), "{report}");
+        let mut wanted = BTreeSet::new();
+        for (rows, only) in [(2, "label is null"), (35, "label = 'a'"), (19, "label = 'b'"), (6, "label = 'rare'")] {
+            wanted.extend(kept(&by_vectors(stage, &format!("keep_rows: {rows}{keys}"), only)));
+        }
+        assert_eq!(found, wanted, "{stage}{keys}");
+    }
+}
+
+/// A budget in bytes or tokens keeps what a budget of so many rows keeps, and the next row would not fit.
+#[test]
+fn the_ranking_by_vectors_is_cut_where_the_budget_ends() {
+    let corpus = corpus();
+    for (stage, keys, one_ranking) in BY_VECTORS {
+        for (unit, budget, key) in [("bytes", 700, "keep_bytes: 700B"), ("tokens", 150, "keep_tokens: 150")] {
+            let kept = |budget: &str| {
+                let ids = run(&corpus, &by_vectors(stage, &format!("{budget}{keys}"), "true"), &[]).kept();
+                ids.into_iter().map(|id| id[1..].parse::<usize>().unwrap()).collect::<BTreeSet<usize>>()
+            };
+            let takes = |rows: &BTreeSet<usize>| rows.iter().map(|row| size(*row, unit)).sum::<u64>();
+            let found = kept(key);
+            let report = report(&corpus);
+            let used = takes(&found);
+            assert_eq!((report["budget"].as_u64(), report["used"].as_u64()), (Some(budget), Some(used)), "{stage}{keys} {report}");
+            assert!(used <= budget, "{stage}{keys} {used}");
+            if one_ranking {
+                assert_eq!(found, kept(&format!("keep_rows: {}", found.len())), "{stage}{keys}");
+                assert!(takes(&kept(&format!("keep_rows: {}", found.len() + 1))) > budget, "{stage}{keys}");
+            } else {
+                // Each of three clusters leaves less than one row's worth.
+                assert!(used + 3 * size(9, unit) > budget, "{stage}{keys} {used}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use trommel::select::online_loss::Settings;
 use trommel::select::weighted::Scale;
 use trommel::stages::gradient_value_select::Mode;
 use trommel::stages::policy::Normalize;
-use trommel::stages::policy::{Budget, Clusters, Keep, OnBadVector, Order};
+use trommel::stages::policy::{Clusters, Keep, OnBadVector, Order};
 use trommel::stages::quota::{Amount, Quota};
 use trommel::stages::seam::{ROW, Roles, ScanContext, Shape, Stage};
 use trommel::stages::selector_pool;
@@ -77,7 +77,7 @@ fn weighted(on_missing: OnMissing, quota: Option<Quota>) -> Box<dyn Stage> {
 /// A stage for every operator that there is, and for what its configuration changes in it.
 fn stages() -> Vec<Box<dyn Stage>> {
     let filter = |predicate: &str| -> Box<dyn Stage> { Box::new(FilterConfig { predicate: predicate.to_owned() }) };
-    let quota = |amount, group: Option<&str>| Quota { amount, group: group.map(str::to_owned), ..Quota::rows(0) };
+    let quota = |amount, group: Option<&str>| Quota { amount, group: group.map(str::to_owned), ..Quota::all() };
     let sample = |amount, group| -> Box<dyn Stage> { Box::new(SampleConfig { quota: quota(amount, group), seed: 3 }) };
     let by = |column: &str, order| Keep::By { column: column.to_owned(), order };
     let all = [Normalize::Nfkc, Normalize::Lowercase, Normalize::StripPunctuation, Normalize::CollapseWhitespace];
@@ -111,7 +111,7 @@ fn stages() -> Vec<Box<dyn Stage>> {
         Box::new(GradientValueSelectConfig {
             task: "text".into(),
             gradient_norm: "score".into(),
-            budget: Budget::Rows(3),
+            amount: Amount::Rows(3),
             embedding: None,
             inverse_temperature: 0.5,
             mode: Mode::Sample,
@@ -122,7 +122,7 @@ fn stages() -> Vec<Box<dyn Stage>> {
         }),
         Box::new(SelectorPoolConfig {
             scores: vec!["n".into(), "score".into()],
-            budget: Budget::Rows(3),
+            amount: Amount::Rows(3),
             embedding: None,
             k: Clusters::Auto,
             allocation: selector_pool::Allocation::ScoreStd,
@@ -214,7 +214,7 @@ fn a_row_without_an_id_is_refused_where_the_footer_denied_it() {
     let (schema, id) = (whole.schema(), StageId::new("s"));
     let roles = Roles { text: Some("body".into()), id: Some("id".into()) };
     for amount in [Amount::Rows(7), Amount::Fraction(0.5)] {
-        let stage = SampleConfig { quota: Quota { amount, ..Quota::rows(0) }, seed: 3 };
+        let stage = SampleConfig { quota: Quota { amount, ..Quota::all() }, seed: 3 };
         let build = |whole| stage.row_local(&ScanContext { stage: &id, roles: &roles, schema: &schema, whole }).unwrap().unwrap();
         let error = build(false).apply(&whole).unwrap_err();
         assert!(error.report().contains("the shard's footer says that each has one"), "{}", error.report());

@@ -28,7 +28,7 @@ const BUDGETED: &[(&str, &str)] = &[
     ("variance_select", ""),
     ("variance_select", "score: leverage, explained: 0.8"),
     ("cluster_permanent_pruning", ""),
-    ("cluster_permanent_pruning", "k: 4, allocation: proportional, iterations: 3"),
+    ("cluster_permanent_pruning", "k: 4, balance: 0, iterations: 3"),
 ];
 
 fn corpus(rows: &[Vector]) -> Corpus {
@@ -348,7 +348,7 @@ fn cluster_permanent_pruning_spares_rare_themes() {
     let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2 }");
     assert_eq!((survivors.len(), survivors.iter().filter(|row| rare.contains(row)).count()), (100, 4));
     assert!(survivors.iter().all(|row| row % 2 == 0 || rare.contains(row)), "no copy is kept: {survivors:?}");
-    let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2, allocation: proportional }");
+    let survivors = kept(&corpus, "cluster_permanent_pruning: { keep_rows: 100, k: 2, balance: 0 }");
     assert_eq!((survivors.len(), survivors.iter().filter(|row| rare.contains(row)).count()), (100, 1));
 }
 
