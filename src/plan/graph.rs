@@ -318,9 +318,9 @@ fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTree
         }
         let Some(Input::Stage(index)) = find(reference, &path, names, Scope::StageForSink, out) else { continue };
         let Some(stage) = outline.stages.get(index) else { continue };
-        if stage.config.as_ref().is_some_and(|config| config.made_vectors().is_none()) {
+        if stage.config.as_ref().is_some_and(|config| config.made_vectors().is_none() && config.repeats().is_none()) {
             let message = format!("the stage `{}` makes no column", reference.id);
-            out.add(&path, reference.position, message, Some("name an `embed` stage".into()));
+            out.add(&path, reference.position, message, Some("name a stage that makes vectors, such as `embed`".into()));
         } else if !reached.contains(&Input::Stage(index)) {
             let message = format!("the rows of `{}` do not reach the sink", reference.id);
             out.add(&path, reference.position, message, Some("name a stage above the sink".into()));

@@ -14,6 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use super::context::RunContext;
 use super::increment::{self, Increment};
+use super::repeats::Repeats;
 use super::scan::{DOC_ID, TABLE};
 use super::verdict::{Drop, Fates, Verdicts};
 use crate::dataset::snapshot::Shard;
@@ -44,11 +45,12 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, run_id: &str) -> 
     let edges = sort(&cx.engine, edges(cx), &[SortKey::ascending("kept"), SortKey::ascending("row")])?;
     let resolved = resolve(Arc::clone(cx), edges);
     let notes = sort(&cx.engine, resolved, &[SortKey::ascending("row")])?;
+    let repeats = Repeats::read(cx)?;
     let mut notes = Notes { stream: notes, pending: VecDeque::new(), ended: false };
     let mut written = Vec::with_capacity(cx.snapshot.shards.len());
     for shard in &cx.snapshot.shards {
         cx.engine.stop().check()?;
-        written.push(write_shard(cx, shard, folder, run_id, &mut notes).await?);
+        written.push(write_shard(cx, shard, folder, run_id, &mut notes, &repeats).await?);
     }
     if notes.peek().await?.is_some() {
         return Err(Error::internal("a dropped row names a row that is not in the corpus"));
@@ -56,7 +58,14 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path, run_id: &str) -> 
     Ok(written)
 }
 
-async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id: &str, notes: &mut Notes) -> Result<ShardLineage> {
+async fn write_shard(
+    cx: &Arc<RunContext>,
+    shard: &Shard,
+    folder: &Path,
+    run_id: &str,
+    notes: &mut Notes,
+    repeats: &Repeats,
+) -> Result<ShardLineage> {
     let source = cx.plan.sources[shard.source].id.as_str();
     let mut writer = LineageWriter::create(&folder.join(file_name(shard.id.ordinal())), source, &shard.path, run_id)?;
     let verdicts = Verdicts::open(cx, shard)?;
@@ -78,6 +87,9 @@ async fn write_shard(cx: &Arc<RunContext>, shard: &Shard, folder: &Path, run_id:
             Some(main) => *dropped.entry((main.stage, main.reason.clone())).or_insert(0) += 1,
         }
         entry.drops = verdict.drops.into_iter().map(|drop| fate(cx, drop)).collect::<Result<_>>()?;
+        if entry.drops.is_empty() {
+            entry.repeat = repeats.of(id);
+        }
         entry.embedding_status = verdict.embedding_status.map(Status::as_str);
         writer.push(entry)?;
     }

@@ -9,6 +9,7 @@ use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, FieldRef, UInt8Type, UInt64Type};
 
 use super::context::RunContext;
+use super::repeats::Repeats;
 use super::task::{Descriptor, run_tasks};
 use crate::config::model::{Layout, Write};
 use crate::dataset::pack::{self, Part};
@@ -60,9 +61,10 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path) -> Result<Vec<Dat
     let tasks: Vec<Descriptor> = tasks.collect();
     let phase = cx.telemetry.phase("write", tasks.len() as u64, tasks.iter().map(|task| task.bytes).sum());
     let (context, list, written, folder) = (Arc::clone(cx), Arc::clone(&jobs), Arc::clone(&results), folder.to_owned());
+    let repeats = Repeats::read(cx)?;
     run_tasks(cx, "Prune", tasks, cx.engine.threads(), &phase, move |descriptor| {
         let job = list.get(descriptor.ordinal).ok_or_else(|| Error::internal("a task without its job"))?;
-        let file = write_file(&context, &folder, job)?;
+        let file = write_file(&context, &repeats, &folder, job)?;
         written.lock().unwrap_or_else(PoisonError::into_inner).push(file);
         Ok(())
     })
@@ -129,7 +131,7 @@ fn rows_by_group(shard: &Shard, mask: &BooleanBuffer) -> Vec<u64> {
     shard.row_groups.iter().map(|group| group.rows).map(count).collect()
 }
 
-fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
+fn write_file(cx: &RunContext, repeats: &Repeats, folder: &Path, job: &Job) -> Result<DataFile> {
     let sink = &cx.plan.sink;
     let path = local::join_confined(folder, &job.path)?;
     if let Some(parent) = path.parent() {
@@ -156,7 +158,8 @@ fn write_file(cx: &RunContext, folder: &Path, job: &Job) -> Result<DataFile> {
             columns.extend(annotations(folder, shard)?);
         }
         for stage in &cx.plan.add {
-            columns.push(vectors(cx, shard, *stage)?);
+            let makes_vectors = cx.plan.stages[*stage].config.made_vectors().is_some();
+            columns.push(if makes_vectors { vectors(cx, shard, *stage)? } else { repeats.column(*stage, shard) });
         }
         // What earlier shards decided may be of other dimensions only if models differ, which the barrier has refused.
         writer.append(shard, &mask, &columns)?;
@@ -174,12 +177,13 @@ fn extra_fields(cx: &RunContext, annotate: bool) -> Result<Vec<FieldRef>> {
         }
     }
     for stage in &cx.plan.add {
+        let planned = &cx.plan.stages[*stage];
         let item = Arc::new(Field::new("item", DataType::Float32, false));
-        fields.push(Arc::new(Field::new(
-            cx.plan.stages[*stage].id.as_str(),
-            DataType::FixedSizeList(item, dimensions(cx, *stage)? as i32),
-            true,
-        )));
+        let kind = match planned.config.made_vectors() {
+            Some(_) => DataType::FixedSizeList(item, dimensions(cx, *stage)? as i32),
+            None => DataType::UInt64,
+        };
+        fields.push(Arc::new(Field::new(planned.id.as_str(), kind, true)));
     }
     Ok(fields)
 }

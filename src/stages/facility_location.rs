@@ -28,7 +28,7 @@ use crate::vector::steady::products;
 use crate::vector::{Cells, KMeans, Rows, Source, Training, nearest};
 
 /// Rows up to which `k: auto` compares all with all.
-const EXACT_ROWS: usize = 1 << 15;
+const EXACT_ROWS: usize = 1 << 14;
 /// Rows of a cell of `k: auto`, about.
 const CELL_ROWS: usize = 1 << 12;
 
@@ -39,7 +39,7 @@ pub struct FacilityLocationConfig {
     pub quota: Quota,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
-    /// Number of cells inside which rows are compared; `auto`: one up to 32,768 rows, above one for 4,096 rows.
+    /// Number of cells inside which rows are compared; `auto`: one up to 16,384 rows, above one for 4,096 rows.
     pub k: Clusters,
     /// k-means iterations at most; default 20.
     pub iterations: u32,
@@ -63,7 +63,7 @@ pub const FIELDS: &[Field] = &[
         "k",
         Clusters::SHAPE,
         Presence::Text("auto"),
-        "Number of cells inside which rows are compared; 1 compares all with all. `auto`: 1 up to 32,768 rows, above one for 4,096 rows.",
+        "Number of cells inside which rows are compared; 1 compares all with all. `auto`: 1 up to 16,384 rows, above one for 4,096 rows.",
     ),
     policy::ITERATIONS,
     policy::SEED,

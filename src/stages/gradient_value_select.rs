@@ -164,6 +164,10 @@ impl Stage for GradientValueSelectConfig {
         Self::canonical(self)
     }
 
+    fn repeats(&self) -> Option<&'static str> {
+        self.oversample.then_some(REPEATS)
+    }
+
     fn scanned(&self) -> Option<Value> {
         Some(json!({"carried": self.tasks().carried(), "gradient_norm": self.gradient_norm, "seed": self.seed}))
     }
@@ -351,6 +355,9 @@ impl GradientValueSelect {
 /// Tasks that the report tells of.
 const TOLD_TASKS: usize = 100;
 
+/// The table of [`repeat_table`].
+const REPEATS: &str = "repeats";
+
 /// How often each kept row is to be taken.
 fn repeat_table(repeats: Vec<(u64, u64)>) -> Table {
     let fields = vec![ArrowField::new(ROW_ID, DataType::UInt64, false), ArrowField::new("repeat", DataType::UInt64, false)];
@@ -364,5 +371,5 @@ fn repeat_table(repeats: Vec<(u64, u64)>) -> Table {
         ];
         RecordBatch::try_new(Arc::clone(&of), columns).context(Kind::Internal, || "cannot build a table of repeats".into())
     });
-    Table { name: "repeats", rows: rows_of(schema, pieces) }
+    Table { name: REPEATS, rows: rows_of(schema, pieces) }
 }

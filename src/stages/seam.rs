@@ -128,6 +128,11 @@ pub trait Stage: Debug + Send + Sync {
     fn made_vectors(&self) -> Option<OnBadVector> {
         None
     }
+    /// The table in which it says how often each row that it keeps is to be taken, where it takes some more than once: ([`ROW_ID`], u64)
+    /// in row order. The lineage tells of it, and the sink may add it as a column that is named by the stage.
+    fn repeats(&self) -> Option<&'static str> {
+        None
+    }
     /// What it does with the rows of earlier increments.
     fn incremental(&self) -> Incremental {
         Incremental::Alone

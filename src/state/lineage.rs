@@ -36,6 +36,8 @@ pub struct Entry {
     pub kept_doc_id: Option<String>,
     /// How many rows name this one in their columns.
     pub copies: u64,
+    /// How often it is to be taken, where a stage takes rows more than once.
+    pub repeat: Option<u64>,
     /// Why its vector cannot be compared.
     pub embedding_status: Option<&'static str>,
 }
@@ -116,10 +118,10 @@ fn object_of(detail: &str) -> Map<String, Value> {
 }
 
 /// The column `detail` of an entry.
-fn joined(drops: &[Fate], embedding_status: Option<&str>) -> Option<String> {
+fn joined(drops: &[Fate], embedding_status: Option<&str>, repeat: Option<u64>) -> Option<String> {
     let own = drops.first().and_then(|drop| drop.detail.as_ref());
     let others = drops.get(1..).unwrap_or_default();
-    if others.is_empty() && embedding_status.is_none() {
+    if others.is_empty() && embedding_status.is_none() && repeat.is_none() {
         return own.cloned();
     }
     let mut detail = own.map(|own| object_of(own)).unwrap_or_default();
@@ -128,6 +130,9 @@ fn joined(drops: &[Fate], embedding_status: Option<&str>) -> Option<String> {
     }
     if let Some(status) = embedding_status {
         detail.insert("embedding_status".into(), json!(status));
+    }
+    if let Some(repeat) = repeat {
+        detail.insert("repeat".into(), json!(repeat));
     }
     Some(Value::Object(detail).to_string())
 }
@@ -257,7 +262,7 @@ impl LineageWriter {
             kept_run_id.append_option(kept.and_then(|kept| kept.run_id.as_ref()));
             score.append_option(fate.and_then(|fate| fate.score));
             copies.append_value(entry.copies);
-            detail.append_option(joined(&entry.drops, entry.embedding_status));
+            detail.append_option(joined(&entry.drops, entry.embedding_status, entry.repeat));
             run_id.append_value(&self.run_id);
         }
         let columns: Vec<ArrayRef> = vec![
@@ -319,14 +324,14 @@ mod tests {
                 [vec![], vec![fate("a", None, None)], vec![fate("b", Some(u64::MAX), Some(r#"{"also":1}"#)), fate("a", Some(0), None)]]
             {
                 let drops = [vec![fate("main", Some(1), own)], others.clone()].concat();
-                let detail = joined(&drops, None);
+                let detail = joined(&drops, None, None);
                 let split = detail.as_deref().map_or((None, Vec::new()), |detail| split(detail).unwrap());
                 assert_eq!(split, (own.map(str::to_owned), others), "{detail:?}");
             }
         }
-        let marked = joined(&[fate("a", None, Some(r#"{"z":1}"#)), fate("b", None, None)], Some("null")).unwrap();
+        let marked = joined(&[fate("a", None, Some(r#"{"z":1}"#)), fate("b", None, None)], Some("null"), None).unwrap();
         assert_eq!(marked, r#"{"also":[{"reason":"r","score":0.30000000000000004,"stage":"b"}],"embedding_status":"null","z":1}"#);
-        assert_eq!(joined(&[], Some("null")).unwrap(), r#"{"embedding_status":"null"}"#);
+        assert_eq!(joined(&[], Some("null"), Some(3)).unwrap(), r#"{"embedding_status":"null","repeat":3}"#);
         assert_eq!(split(&marked).unwrap().0.unwrap(), r#"{"embedding_status":"null","z":1}"#);
     }
 

@@ -402,15 +402,34 @@ fn oversampling_tells_how_often_each_row_is_taken() {
     let table = read_parquet(&corpus.at("out/tables/best/repeats.parquet"));
     let column = |name: &str| table.column_by_name(name).unwrap().as_primitive::<UInt64Type>().values().to_vec();
     let shards = arrow::compute::cast(table.column_by_name("shard").unwrap(), &arrow::datatypes::DataType::Utf8).unwrap();
-    let mut taken = BTreeMap::new();
+    let (mut taken, mut times) = (BTreeMap::new(), BTreeMap::new());
     for ((row, repeat), shard) in column("row").into_iter().zip(column("repeat")).zip(shards.as_string::<i32>().iter()) {
         let row = shard.unwrap().strip_suffix(".parquet").unwrap().parse::<usize>().unwrap() * 70 + row as usize;
-        assert_eq!(lineage[row].decision, "keep");
+        assert_eq!((lineage[row].decision.as_str(), detail(&lineage[row])["repeat"].as_u64()), ("keep", Some(repeat)));
+        times.insert(row, repeat);
         let size = (0..200).filter(|other| task(*other) == task(row)).count() as u64;
         assert!(repeat == budgets[&task(row)] / size || repeat == budgets[&task(row)] / size + 1, "{row} {repeat}");
         *taken.entry(task(row)).or_insert(0) += repeat;
     }
     assert_eq!((table.num_rows(), taken), (corpus.kept().len(), budgets));
+    // On request the sink adds it as a column.
+    for (write, rows) in [("data", times.len()), ("annotate", 200)] {
+        let sink = format!("parquet: {{ uri: out, write: {write}, add: [best] }}");
+        let stages = tive("keep_rows: 300, oversample: true");
+        corpus.pipeline_with("  in: { parquet: { uri: in, text: text, id: id } }", &stages, &sink).run(&["--overwrite"]).ok();
+        corpus.verify().ok();
+        let mut found = Vec::new();
+        for shard in 0..3 {
+            let batch = read_parquet(&corpus.at(&format!("out/data/{shard}.parquet")));
+            found.extend(batch.column_by_name("best").unwrap().as_primitive::<UInt64Type>().iter());
+        }
+        assert_eq!(found.len(), rows);
+        assert!(found.into_iter().flatten().eq(times.values().copied()), "{write}");
+    }
+    let sink = "parquet: { uri: out, add: [best] }";
+    let failed =
+        corpus.pipeline_with("  in: { parquet: { uri: in, text: text, id: id } }", &tive("keep_rows: 9"), sink).run(&["--overwrite"]);
+    assert!(failed.failed(2).contains("the stage `best` makes no column"));
 }
 
 /// A draw depends on the seed, the stage and the row's id: not on how the rows lie in shards.
