@@ -9,33 +9,49 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::policy::{self, Clusters, OnBadVector};
-use super::quota::Quota;
+use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
 use super::selecting::{self, Asked, Candidates, CellOrder, Clustered, Left};
 use super::vectors::Form;
-use crate::declare::shape::{defaulted, required};
+use crate::declare::shape::{defaulted, optional};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
-use crate::vector::Training;
+use crate::select::allocation;
+use crate::vector::{Source, Training};
+use crate::words;
 
 /// Rows of a cluster of `k: auto`, about.
 const CLUSTER_ROWS: usize = 3_000;
 
+words! {
+    /// Which rows of a cluster are kept.
+    pub enum Keep {
+        /// Those farthest from the centroid.
+        Hard = "hard",
+        /// Those nearest to the centroid.
+        Easy = "easy",
+        /// Those that the seed draws.
+        Random = "random",
+        /// The first of every so many in the order of the corpus, as released.
+        Stride = "stride",
+    }
+}
+
 /// `codebook_select: {...}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CodebookSelectConfig {
-    /// Of each cluster one row in so many is kept, and at least one.
-    pub every: u64,
+    /// How much is kept of each cluster.
+    pub share: Share,
     /// The embed stage; default the nearest above.
     pub embedding: Option<StageId>,
     /// Number of clusters; `auto` is one for 3,000 rows.
     pub k: Clusters,
     /// Which rows of a cluster are kept; default `random`.
-    pub keep: CellOrder,
+    pub keep: Keep,
     /// k-means iterations at most; default 20.
     pub iterations: u32,
     /// Seed of k-means and of `random`; default 1234.
@@ -44,25 +60,111 @@ pub struct CodebookSelectConfig {
     pub on_bad_vector: OnBadVector,
 }
 
+/// How much is kept of each cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Share {
+    /// One row in so many, and at least one.
+    Every(u64),
+    /// The same share of each, as much as a budget allows.
+    Budget(Quota),
+}
+
 /// The keys of `codebook_select`.
 pub const FIELDS: &[Field] = &[
-    required("every", Shape::Int { min: 1, max: i64::MAX }, "Of each cluster one row in so many is kept, rounded up."),
+    optional("every", Shape::Int { min: 1, max: i64::MAX }, "Of each cluster one row in so many is kept, rounded up; instead of a budget."),
+    quota::KEEP_FRACTION,
+    quota::KEEP_ROWS,
+    quota::KEEP_BYTES,
+    quota::KEEP_TOKENS,
+    quota::GROUP,
+    quota::PER_SOURCE,
+    quota::ALLOCATION,
     policy::EMBEDDING,
     defaulted("k", Clusters::SHAPE, Presence::Text("auto"), "Number of clusters; `auto` is one for 3,000 rows."),
-    selecting::keep_in_cells("random"),
+    defaulted(
+        "keep",
+        Shape::Choice(Keep::WORDS),
+        Presence::Text("random"),
+        "Which rows of a cluster are kept: `random`, those drawn; `hard`, those farthest from its centroid; `easy`, the nearest; `stride`, the first of each `every` in the order of the corpus.",
+    ),
     policy::ITERATIONS,
     policy::SEED,
     policy::ON_BAD_VECTOR,
 ];
 
+impl Share {
+    /// Reads `every`, or a budget; both or neither is a problem.
+    fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
+        let quota = Quota::read_optional(fields, out);
+        let Some(every) = fields.int("every") else {
+            return Self::Budget(quota.unwrap_or_else(|| {
+                let hint = "say `every: 2`, or a budget such as `keep_rows: 100000`";
+                fields.problem(out, "", "neither `every` nor a budget is given", Some(hint.into()));
+                Quota::all()
+            }));
+        };
+        if quota.is_some() {
+            let hint = Some("keep the one that you mean and remove the other".to_owned());
+            fields.problem(out, "every", "`every` and a budget exclude each other", hint);
+        }
+        for key in ["group", "per_source"].into_iter().filter(|key| quota.is_none() && fields.has(key)) {
+            fields.problem(
+                out,
+                key,
+                "`every` is no budget to divide among groups",
+                Some("say a budget such as `keep_fraction: 0.5`".into()),
+            );
+        }
+        Self::Every(every.unsigned_abs())
+    }
+
+    fn canonical(&self) -> Value {
+        match self {
+            Self::Every(every) => json!({"every": every}),
+            Self::Budget(quota) => quota.canonical(),
+        }
+    }
+}
+
+impl Keep {
+    /// All rows in this order.
+    fn order(self, share: &Share, clustered: &Clustered, source: Source<'_>, random: &Random) -> Result<Vec<u32>> {
+        match (self, share) {
+            (Self::Hard, _) => CellOrder::Hard.order(clustered, source, random),
+            (Self::Easy, _) => CellOrder::Easy.order(clustered, source, random),
+            (Self::Stride, Share::Every(every)) => Ok(strided(&clustered.cells, clustered.sizes.len(), *every)),
+            (Self::Random | Self::Stride, _) => CellOrder::Random.order(clustered, source, random),
+        }
+    }
+}
+
+/// All rows, before the others those that are the first of every so many of their cell.
+fn strided(cells: &[u32], count: usize, every: u64) -> Vec<u32> {
+    let mut met = vec![0_u64; count];
+    let mut first = |row: &u32| {
+        let place = &mut met[cells[*row as usize] as usize];
+        *place += 1;
+        (*place - 1).is_multiple_of(every)
+    };
+    let (mut order, rest): (Vec<u32>, Vec<u32>) = (0..cells.len() as u32).partition(&mut first);
+    order.extend(rest);
+    order
+}
+
 impl CodebookSelectConfig {
     /// Reads the checked map.
-    pub fn read(fields: &Fields<'_>, _: &mut Diagnostics) -> Self {
+    pub fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
+        let keep = fields.text("keep").and_then(|word| Keep::from_word(&word)).unwrap_or(Keep::Random);
+        let share = Share::read(fields, out);
+        if keep == Keep::Stride && matches!(share, Share::Budget(_)) {
+            let hint = Some("say `every: 2`, or keep `random` rows".to_owned());
+            fields.problem(out, "keep", "`stride` steps by `every`, and has no meaning under a budget", hint);
+        }
         Self {
-            every: fields.int("every").unwrap_or(1).unsigned_abs(),
+            share,
             embedding: fields.text("embedding").map(StageId::new),
             k: Clusters::read(fields),
-            keep: fields.text("keep").and_then(|word| CellOrder::from_word(&word)).unwrap_or(CellOrder::Random),
+            keep,
             iterations: policy::read_iterations(fields),
             seed: policy::read_seed(fields),
             on_bad_vector: policy::read_on_bad_vector(fields),
@@ -81,7 +183,7 @@ impl CodebookSelectConfig {
     #[must_use]
     pub fn canonical(&self) -> Value {
         json!({
-            "every": self.every,
+            "share": self.share.canonical(),
             "iterations": self.iterations,
             "k": self.k.canonical(),
             "keep": self.keep.word(),
@@ -102,6 +204,13 @@ impl Stage for CodebookSelectConfig {
 
     fn canonical(&self) -> Value {
         Self::canonical(self)
+    }
+
+    fn quota(&self) -> Option<&Quota> {
+        match &self.share {
+            Share::Every(_) => None,
+            Share::Budget(quota) => Some(quota),
+        }
     }
 
     fn shape(&self) -> StageShape {
@@ -128,8 +237,9 @@ impl Barrier for CodebookSelect {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
         let config = &self.config;
         let trained_rows = config.training().rows(config.clusters(usize::try_from(input.rows).unwrap_or(usize::MAX)));
-        // What is kept follows from the sizes of the clusters; a budget of all rows bounds nothing.
-        let asked = Asked { quota: Quota::all(), on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
+        // Where what is kept follows from the sizes of the clusters, a budget of all rows bounds nothing.
+        let quota = config.quota().cloned().unwrap_or_else(Quota::all);
+        let asked = Asked { quota, on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
         Box::pin(selecting::select(engine, input, "selecting from clusters", asked, move |candidates, _, report| {
             self.decide(candidates, report)
         }))
@@ -142,10 +252,31 @@ impl CodebookSelect {
         let source = candidates.source;
         let random = Random::new(config.seed, self.stage.as_str());
         let clustered = Clustered::fit(source, config.clusters(source.rows()), &config.training(), &random)?;
-        let quotas: Vec<u64> = clustered.sizes.iter().map(|size| (*size as u64).div_ceil(config.every)).collect();
+        let quotas: Vec<u64> = match &config.share {
+            Share::Every(every) => clustered.sizes.iter().map(|size| (*size as u64).div_ceil(*every)).collect(),
+            Share::Budget(_) => {
+                let held = candidates.allowance.held(&clustered.cells, clustered.sizes.len());
+                let weights: Vec<f64> = held.iter().map(|held| *held as f64).collect();
+                allocation::divide(&held, &weights, candidates.allowance.budget())
+            }
+        };
         report.insert("budget".into(), json!(quotas.iter().sum::<u64>()));
         report.insert("cells".into(), json!(quotas.len()));
-        let order = config.keep.order(&clustered, source, &random)?;
+        let order = config.keep.order(&config.share, &clustered, source, &random)?;
         Ok(selecting::first_of_cells(candidates, &order, &clustered.cells, &quotas, &clustered.distances))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cells hold the rows 0 2 4 5 and 1 3.
+    #[test]
+    fn strides_are_those_of_each_cell() {
+        let cells = [0, 1, 0, 1, 0, 0];
+        assert_eq!(strided(&cells, 2, 1), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(strided(&cells, 2, 2), [0, 1, 4, 2, 3, 5]);
+        assert_eq!(strided(&cells, 2, 3), [0, 1, 5, 2, 3, 4]);
     }
 }

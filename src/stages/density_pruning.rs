@@ -96,7 +96,12 @@ pub const FIELDS: &[Field] = &[
         Presence::Float(0.5),
         "The share of an even quota that each cluster is guaranteed, where it has so many rows; 0 guarantees one row.",
     ),
-    selecting::keep_in_cells("hard"),
+    defaulted(
+        "keep",
+        Shape::Choice(CellOrder::WORDS),
+        Presence::Text("hard"),
+        "Which rows of a cluster are kept first: `hard`, those farthest from its centroid; `easy`, the nearest; `random`, those drawn.",
+    ),
     policy::ITERATIONS,
     policy::SEED,
     policy::ON_BAD_VECTOR,

@@ -9,8 +9,6 @@ use super::policy::OnBadVector;
 use super::quota::{Quota, RowSizes, Tally, noted, noting};
 use super::seam::{Narrow, Outcome};
 use super::vectors::{Form, Gathered, gather};
-use crate::declare::shape::defaulted;
-use crate::declare::{Field, Presence, Shape};
 use crate::engine::{Engine, Reservation, Stop, spawn};
 use crate::error::Result;
 use crate::random::Random;
@@ -243,16 +241,6 @@ impl CellOrder {
             Self::Random => shuffled(source, random)?,
         })
     }
-}
-
-/// The key `keep` of stages that keep some rows of each cluster.
-pub(super) const fn keep_in_cells(default: &'static str) -> Field {
-    defaulted(
-        "keep",
-        Shape::Choice(CellOrder::WORDS),
-        Presence::Text(default),
-        "Which rows of a cluster are kept first: `hard`, those farthest from its centroid; `easy`, the nearest; `random`, those drawn.",
-    )
 }
 
 /// Rows with the cluster of each.

@@ -60,7 +60,7 @@ fn coreset(keys: &str) -> String {
 }
 
 /// The stages that choose by vectors, each with its keys beside the budget; whether they keep the beginning of one ranking.
-const BY_VECTORS: [(&str, &str, bool); 9] = [
+const BY_VECTORS: [(&str, &str, bool); 10] = [
     ("redundancy_select", "", true),
     ("variance_select", "", true),
     ("k_center", "", true),
@@ -70,6 +70,7 @@ const BY_VECTORS: [(&str, &str, bool); 9] = [
     ("maxvol_select", ", rank: 2, tolerance: 0.001", true),
     ("density_pruning", ", k: 3, neighbors: 1", false),
     ("cluster_permanent_pruning", ", k: 3", false),
+    ("codebook_select", ", k: 3", false),
 ];
 
 fn by_vectors(stage: &str, keys: &str, only: &str) -> String {

@@ -317,12 +317,15 @@ fn codebook_select_thins_each_theme_alike() {
     let rows: Vec<Vec<f64>> =
         (0..300).map(|row| (0..10).map(|i| f64::from(u8::from(i == row % 10)) + 0.1 * (draws.unit() - 0.5)).collect()).collect();
     let corpus = corpus(&rows.into_iter().map(Some).collect::<Vec<_>>());
-    for keep in ["random", "hard", "easy"] {
+    for keep in ["random", "hard", "easy", "stride"] {
         for every in [1, 2, 7, 100] {
             let survivors = kept(&corpus, &format!("codebook_select: {{ every: {every}, k: 10, keep: {keep} }}"));
             for theme in 0..10 {
                 let of_theme = survivors.iter().filter(|row| **row % 10 == theme).count();
                 assert_eq!(of_theme, 30_usize.div_ceil(every), "{keep} {every}");
+            }
+            if keep == "stride" {
+                assert!(survivors.iter().all(|row| (row / 10) % every == 0), "{every}");
             }
         }
     }
@@ -330,6 +333,9 @@ fn codebook_select_thins_each_theme_alike() {
     let detail: Value = serde_json::from_str(line.detail.as_deref().unwrap()).unwrap();
     assert_eq!((line.reason.as_deref(), &detail["budget"]), (Some("not_selected"), &1.into()));
     corpus.verify().ok();
+    // A budget keeps the same share of each.
+    let survivors = kept(&corpus, "codebook_select: { keep_rows: 100, k: 10 }");
+    assert!((0..10).all(|theme| survivors.iter().filter(|row| **row % 10 == theme).count() == 10));
 }
 
 /// Seeds S8: a rare theme keeps its full size under equal shares, and its share in proportion; what repeats goes first.
