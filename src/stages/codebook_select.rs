@@ -96,13 +96,14 @@ impl Share {
     /// Reads `every`, or a budget; both or neither is a problem.
     fn read(fields: &Fields<'_>, out: &mut Diagnostics) -> Self {
         let quota = Quota::read_optional(fields, out);
-        let Some(every) = fields.int("every") else {
+        if !fields.has("every") {
             return Self::Budget(quota.unwrap_or_else(|| {
                 let hint = "say `every: 2`, or a budget such as `keep_rows: 100000`";
                 fields.problem(out, "", "neither `every` nor a budget is given", Some(hint.into()));
                 Quota::all()
             }));
-        };
+        }
+        let every = fields.int("every").unwrap_or(1);
         if quota.is_some() {
             let hint = Some("keep the one that you mean and remove the other".to_owned());
             fields.problem(out, "every", "`every` and a budget exclude each other", hint);

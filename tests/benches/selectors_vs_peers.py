@@ -1,7 +1,7 @@
 """Coresets of planted vectors: trommel's selecting stages beside plain numpy and apricot-select, with time, memory and the value reached.
 
 usage: selectors_vs_peers.py [--trommel PATH] [--cache FOLDER] [--rows 100000] [--dimensions 384] [--keep 1000] [--dense-rows 10000]
-                             [--stages k_center ...] [--peers numpy_k_center ...] [--threads 2] [--json FILE]
+                             [--stages k_center ...] [--peers numpy_k_center ...] [--threads 2] [--memory 1GiB] [--json FILE]
        (pip install pyarrow numpy; the peers go into an environment of their own below --cache; Linux)
 
 All keep --keep rows of the same vectors (vectors.py, `tight`), which they read from the same Parquet. Each program is a process of its
@@ -30,7 +30,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-import inputs
 import inputs
 import vectors
 from process import usage
@@ -83,7 +82,8 @@ def run_trommel(options, stage, pattern, rows):
     if stage == "sample":
         del document["stages"][0]
     pipeline.write_text(json.dumps(document, indent=1))  # JSON is YAML
-    used = usage([options.trommel, "run", str(pipeline), "--threads", str(options.threads)], scratch / "trommel.log")
+    memory = ["--memory", options.memory] if options.memory else []
+    used = usage([options.trommel, "run", str(pipeline), "--threads", str(options.threads), *memory], scratch / "trommel.log")
     phases = json.loads((scratch / "out/run.json").read_text())["phases"]
     seconds = sum(phase["seconds"] for phase in phases if phase["name"].endswith(" chosen"))
     ids = [id for path in sorted((scratch / "out/data").rglob("*.parquet")) for id in pq.read_table(path, columns=["id"])["id"].to_pylist()]
@@ -167,6 +167,7 @@ def main():
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=STAGES)
     parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory", help="of trommel, as its --memory takes it")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--pattern", help=argparse.SUPPRESS)
