@@ -200,7 +200,7 @@ impl Stage for CodebookSelectConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {

@@ -162,7 +162,7 @@ impl Stage for DensityPruningConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {

@@ -110,7 +110,7 @@ impl Stage for FacilityLocationConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {

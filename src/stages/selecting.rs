@@ -203,7 +203,8 @@ pub(super) fn descending(scores: &[f64]) -> Vec<u32> {
     order
 }
 
-/// All rows in the order of draws keyed by their vectors, ties by row order: neither shards nor rows beside move a row.
+/// All rows in the order of draws keyed by their vectors: neither shards nor rows beside move a row. Of equal vectors each copy has a draw
+/// of its own, so that they do not stay or go together: the vectors that come first are the same in whatever order copies lie.
 pub(super) fn shuffled(source: Source<'_>, random: &Random) -> Result<Vec<u32>> {
     let draws = source.pieces(|_, rows| {
         let mut bytes = Vec::new();
@@ -214,9 +215,19 @@ pub(super) fn shuffled(source: Source<'_>, random: &Random) -> Result<Vec<u32>> 
         };
         Ok((0..rows.rows()).map(draw).collect::<Vec<u64>>())
     })?;
-    let draws = draws.concat();
+    let mut draws = draws.concat();
     let mut order: Vec<u32> = (0..draws.len() as u32).collect();
     order.sort_by_key(|row| draws[*row as usize]);
+    let (mut before, mut copy) = (None, 0_u64);
+    for row in &order {
+        let draw = draws[*row as usize];
+        copy = if before == Some(draw) { copy + 1 } else { 0 };
+        before = Some(draw);
+        if copy > 0 {
+            draws[*row as usize] = random.draw(&[draw.to_le_bytes(), copy.to_le_bytes()].concat());
+        }
+    }
+    order.sort_by_key(|row| (draws[*row as usize], *row));
     Ok(order)
 }
 
@@ -262,5 +273,30 @@ impl Clustered {
         let (cells, similarities) = Cells::nearest(source, &model, 1, f64::NEG_INFINITY)?;
         let distances = similarities.iter().map(|similarity| 1.0 - similarity).collect();
         Ok(Self { model, cells: cells.owns(), distances, sizes: cells.sizes() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::Vectors;
+
+    /// 200 copies of one vector and 200 others: among the first 200 in the order of draws lies about half of each, and which vectors lie
+    /// there does not depend on where they lay before.
+    #[test]
+    fn copies_are_drawn_one_by_one_and_order_moves_none() {
+        let numbers: Vec<f32> = (0..400_u16).map(|row| if row % 2 == 0 { 0.0 } else { f32::from(row) }).collect();
+        let first = |rows: &[usize]| {
+            let data: Vec<f32> = rows.iter().flat_map(|row| [1.0, numbers[*row]]).collect();
+            let vectors = Vectors::try_new(data, 2).unwrap();
+            let order = shuffled(Source::Memory(vectors.matrix()), &Random::new(7, "s")).unwrap();
+            let mut first: Vec<u32> = order[..200].iter().map(|row| vectors.row(*row as usize)[1] as u32).collect();
+            first.sort_unstable();
+            (first, order.len())
+        };
+        let (found, all) = first(&(0..400).collect::<Vec<_>>());
+        let copies = found.iter().filter(|number| **number == 0).count();
+        assert!((70..130).contains(&copies) && all == 400, "{copies}");
+        assert_eq!(first(&(0..400).rev().collect::<Vec<_>>()).0, found);
     }
 }
