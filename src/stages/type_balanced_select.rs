@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, Sch
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::columns::{cast_strictly, column, row_column, row_schema};
+use super::columns::{cast_strictly, column, label_hash, row_column, row_schema};
 use super::policy::{self, Budget, OnBadVector};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
 use super::selecting::{self, Asked, Left};
@@ -20,7 +20,7 @@ use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::engine::{Engine, Stop};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::ids::{Fingerprint, StageId};
+use crate::ids::StageId;
 use crate::random::Random;
 use crate::select::type_balanced::{Labels, select};
 use crate::vector::similarity;
@@ -167,11 +167,6 @@ impl LabelHashes {
     }
 }
 
-fn hash(label: &str) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *Fingerprint::new("trommel label").part(label).finish().as_bytes();
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
-}
-
 impl RowLocal for LabelHashes {
     fn makes(&self) -> ArrowFields {
         self.output.fields().iter().skip(1).cloned().collect()
@@ -180,7 +175,8 @@ impl RowLocal for LabelHashes {
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let labels = cast_strictly(batch.column(self.column), &self.kind)?;
         let bytes = |values: &ArrayRef| {
-            let mut hashes: Vec<u64> = values.as_string::<i32>().iter().flatten().filter(|label| !label.is_empty()).map(hash).collect();
+            let mut hashes: Vec<u64> =
+                values.as_string::<i32>().iter().flatten().filter(|label| !label.is_empty()).map(label_hash).collect();
             hashes.sort_unstable();
             hashes.dedup();
             hashes.into_iter().flat_map(u64::to_be_bytes).collect::<Vec<u8>>()
