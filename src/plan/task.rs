@@ -66,8 +66,8 @@ impl BarrierKey {
         Self(stage(Fingerprint::new("trommel barrier").number(FORMAT), plan, index))
     }
 
-    /// Adds what the barrier reads of one shard. Barriers tell rows of different sources apart, and name these in what they report: of all
-    /// names a source's id alone is part of a key.
+    /// Adds what the barrier reads of one shard. Its source's id is part of it, as no other name is: barriers that tell sources apart name
+    /// them in what they report.
     #[must_use]
     pub fn shard(self, shard: ShardId, source: &StageId, artefacts: &[TaskKey], live: &BooleanBuffer) -> Self {
         let mut key = self.0.number(shard.ordinal() as u64).part(source.as_str()).number(artefacts.len() as u64);

@@ -277,26 +277,28 @@ fn columns_without_entities_are_refused_by_type() {
     tight.ok();
 }
 
-/// A shard that goes to another source changes what is compared, and is not taken from an earlier run.
+/// A shard that goes to another source changes what is compared, and a source of another name what is told: neither is taken from an
+/// earlier run.
 #[test]
-fn another_division_into_sources_is_another_result() {
+fn other_sources_are_another_result() {
     let (one, two) = planted();
     let corpus = Corpus::new();
     shard(&corpus.at("in/a.parquet"), "a", &one, None);
     shard(&corpus.at("in/b.parquet"), "b", &two, None);
     shard(&corpus.at("in/c.parquet"), "c", &two[..9], None);
-    let stage = "  - { id: screen, input: [one, two], label_consistency_screen: { entities: entities } }";
-    let run = |one: &str, two: &str| {
-        let sources = format!(
-            "  one: {{ parquet: {{ uri: \"in/{one}.parquet\", text: text, id: id }} }}\n  two: {{ parquet: {{ uri: \"in/{two}.parquet\", text: text, id: id }} }}"
-        );
-        corpus.pipeline_with(&sources, stage, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    let run = |sources: [(&str, &str); 2]| {
+        let source = |(id, shards): (&str, &str)| format!("  {id}: {{ parquet: {{ uri: \"in/{shards}.parquet\", text: text, id: id }} }}");
+        let [first, second] = sources.map(|(id, _)| id);
+        let stage = format!("  - {{ id: screen, input: [{first}, {second}], label_consistency_screen: {{ entities: entities }} }}");
+        corpus.pipeline_with(&sources.map(source).join("\n"), &stage, "parquet: { uri: out }").run(&["--overwrite"]).ok();
         labels(&corpus)
     };
-    let first = run("a", "[bc]");
-    let other = run("[ab]", "c");
+    let first = run([("one", "a"), ("two", "[bc]")]);
+    let other = run([("one", "[ab]"), ("two", "c")]);
     assert_eq!((first[0].2, other[0].2), ([28, 0, 0, 12], [9, 0, 0, 0]), "{first:?} {other:?}");
-    assert_eq!(run("a", "[bc]"), first);
+    let renamed = run([("one", "a"), ("three", "[bc]")]);
+    assert_eq!((first[0].0.as_str(), renamed[0].0.as_str()), ("one > two org", "one > three org"));
+    assert_eq!(run([("one", "a"), ("two", "[bc]")]), first);
 }
 
 /// Under a state the screen compares what is new, and its examples name rows of the run.
