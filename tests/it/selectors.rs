@@ -416,6 +416,29 @@ fn type_balanced_select_meets_its_quotas() {
         dropped(&corpus).iter().all(|row| row.reason.as_deref() == Some("not_selected") && row.score.is_some() && row.detail.is_some())
     );
     corpus.verify().ok();
+    // Filled: each label has its quota or all of its rows, and what was chosen before is among them.
+    let kept = |keys: &str| -> Vec<usize> {
+        run(&corpus, &format!("type_balanced_select: {{ labels: kinds, quota: 12, threshold: 0.4, {keys} }}"), &[]);
+        corpus.kept().iter().map(|id| id.parse().unwrap()).collect()
+    };
+    let (survivors, more) = (kept("fill: false"), kept("fill: true"));
+    let of = |label: &str| survivors.iter().copied().filter(|row| labels(*row).contains(&label)).collect::<Vec<usize>>();
+    assert!(survivors.iter().all(|row| more.contains(row)));
+    for label in ["rare", "org", "place", "person"] {
+        let all: Vec<usize> = (0..300).filter(|row| labels(*row).contains(&label)).collect();
+        let own: Vec<usize> = all.iter().copied().filter(|row| more.contains(row)).collect();
+        // Rows of a rare label may be more of another one than its quota.
+        assert!(own.len() >= all.len().min(12) && (own.len() <= 12 || label == "org"), "{label}: {own:?}");
+        // A row that was added is at least as far from those that were chosen as any that was left out.
+        let highest = |row: usize| of(label).into_iter().map(|kept| dot(&units[row], &units[kept])).fold(-1.0, f64::max);
+        let first_added = own.iter().filter(|row| !survivors.contains(row)).map(|row| highest(*row)).fold(f64::INFINITY, f64::min);
+        let none_added = first_added.is_infinite();
+        let nearest_left = all.iter().filter(|row| !more.contains(row)).map(|row| highest(*row)).fold(f64::INFINITY, f64::min);
+        assert!(none_added || first_added <= nearest_left + 1e-9 || label == "org", "{label}: {first_added} {nearest_left}");
+    }
+    assert_eq!(report(&corpus)["filled"], more.len() - survivors.len());
+    assert!(more.len() > survivors.len() && report(&corpus)["labels_below_quota"].as_u64() <= Some(1));
+    corpus.verify().ok();
     let said = corpus
         .pipeline_with(
             SOURCE,
