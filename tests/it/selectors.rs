@@ -332,6 +332,63 @@ fn codebook_select_thins_each_theme_alike() {
     corpus.verify().ok();
 }
 
+/// Seeds S9: one row in two of each of ten themes of a thousand rows, then the better half by a score of alignment: a quarter.
+#[test]
+fn a_thinned_codebook_and_its_better_half_are_a_quarter() {
+    let mut draws = Random::new(12, "themes").sequence(b"rows");
+    let corpus = Corpus::new();
+    for shard in 0..4 {
+        let rows = shard * 2500..(shard + 1) * 2500;
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values(rows.clone().map(|row| format!("{row:05}"))));
+        let vectors: Vec<Option<Vec<Option<f64>>>> = rows
+            .clone()
+            .map(|row| Some((0..10).map(|i| Some(f64::from(u8::from(i == row % 10)) + 0.1 * (draws.unit() - 0.5))).collect()))
+            .collect();
+        let vectors: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(vectors));
+        let scores: ArrayRef = Arc::new(arrow::array::Float64Array::from_iter_values(rows.map(|_| draws.unit())));
+        let columns = [("id", ids), ("vec", vectors), ("itm", scores)];
+        corpus.batch(&format!("{shard}.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 1000);
+    }
+    let stages = "  - { id: v, embed: { from: vec } }\n  - { id: s, codebook_select: { every: 2, k: 10 } }";
+    corpus.pipeline_with(SOURCE, stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    let themes = |corpus: &Corpus| {
+        let mut counts = [0; 10];
+        corpus.kept().iter().for_each(|id| counts[id.parse::<usize>().unwrap() % 10] += 1);
+        counts
+    };
+    assert_eq!(themes(&corpus), [500; 10]);
+    let stages = format!("{stages}\n  - {{ id: itm, score_filter: {{ column: itm, keep_fraction: 0.5 }} }}");
+    corpus.pipeline_with(SOURCE, &stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    let counts = themes(&corpus);
+    assert_eq!(counts.iter().sum::<usize>(), 2500);
+    assert!(counts.iter().all(|count| (200..300).contains(count)), "{counts:?}");
+}
+
+/// Seeds S8: a pool that is pruned for good takes in new rows step by step; it never holds more than its budget, and a step that is run
+/// again, from its artefacts or afresh, leaves the same bytes.
+#[test]
+fn a_pool_stays_within_its_budget_step_after_step() {
+    let rows: Vec<Vector> = clustered(700, 5, 13).into_iter().map(Some).collect();
+    let first = corpus(&rows[..400]);
+    let stage = "cluster_permanent_pruning: { keep_rows: 100, k: 4 }";
+    run(&first, stage, &[]);
+    assert_eq!(first.kept().len(), 100);
+    let second = corpus(&rows[400..]);
+    std::fs::rename(first.at("out"), second.at("pool")).unwrap();
+    let sources = "  pool: { parquet: { uri: pool/data, id: id } }\n  new: { parquet: { uri: in, id: id } }";
+    let stages = format!("  - {{ id: v, input: [pool, new], embed: {{ from: vec }} }}\n  - {{ id: s, {stage} }}");
+    let mut hashes = BTreeSet::new();
+    for more in [&[][..], &["--overwrite"], &["--overwrite", "--fresh", "--threads", "1", "--batch-rows", "7"]] {
+        second.pipeline_with(sources, &stages, "parquet: { uri: out }").run(more).ok();
+        hashes.insert(second.tree_hash().to_string());
+        let kept = second.lineage().into_iter().filter(|row| row.decision == "keep").map(|row| row.source).collect::<Vec<_>>();
+        assert_eq!(kept.len(), 100);
+        assert!(["pool", "new"].iter().all(|source| kept.iter().any(|of| of == source)), "{kept:?}");
+    }
+    assert_eq!(hashes.len(), 1);
+    second.verify().ok();
+}
+
 /// Seeds S8: a rare theme keeps its full size under equal shares, and its share in proportion; what repeats goes first.
 #[test]
 fn cluster_permanent_pruning_spares_rare_themes() {
