@@ -80,6 +80,7 @@ pub const FIELDS: &[Field] = &[
 
 impl LabelConsistencyScreenConfig {
     /// Reads the checked map.
+    #[must_use]
     pub fn read(fields: &Fields<'_>, _: &mut Diagnostics) -> Self {
         let size = |key| fields.int(key).and_then(|size| usize::try_from(size).ok()).unwrap_or(1);
         Self {

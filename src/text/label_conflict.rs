@@ -112,7 +112,7 @@ impl Counts {
 /// cut at apostrophes: what a genitive or an elision is tied to is a name.
 #[derive(Debug)]
 pub struct Texts<'a> {
-    texts: &'a [Annotated],
+    annotated: &'a [Annotated],
     /// For each text the bytes of its words.
     words: Vec<Vec<Range<u32>>>,
     /// For each word of a name: the texts that have it, and which of their words it is; in order.
@@ -163,7 +163,7 @@ impl<'a> Texts<'a> {
             found.into_iter().map(|(range, _)| range).collect()
         };
         let words = (0..).zip(texts).map(index).collect();
-        Self { texts, words, places }
+        Self { annotated: texts, words, places }
     }
 
     /// The first text that holds `name` at a place that is not inside of a longer span, and what `name`, of the label `label`
@@ -178,7 +178,7 @@ impl<'a> Texts<'a> {
             let text = of_text.first()?.0 as usize;
             let found = of_text.iter().filter_map(|(_, word)| {
                 let at = self.occurrence(text, (*word as usize).checked_sub(rarest)?, name, &own)?;
-                judge(&self.texts[text].spans, at, label)
+                judge(&self.annotated[text].spans, at, label)
             });
             // The first of equal ones: places are in order.
             if let Some((class, at, span)) = found.min_by(|a, b| a.0.cmp(&b.0)) {
@@ -198,7 +198,7 @@ impl<'a> Texts<'a> {
             words.get(first..first + own.len())?.iter().zip(own).all(|(word, (own, _))| *word == (start + own.start..start + own.end));
         let apart = first.checked_sub(1).is_none_or(|before| words[before].end <= start)
             && words.get(first + own.len()).is_none_or(|after| after.start >= end);
-        (alike && apart && self.texts[text].text.get(at.clone()) == Some(name)).then_some(at)
+        (alike && apart && self.annotated[text].text.get(at.clone()) == Some(name)).then_some(at)
     }
 }
 
@@ -300,7 +300,9 @@ mod tests {
     fn the_ratio_is_of_what_was_found() {
         let mut counts = Counts::default();
         assert_eq!(counts.ratio(), None);
-        [Class::Same, Class::Wrong, Class::Span, Class::Missing, Class::Same].into_iter().for_each(|class| counts.add(class));
+        for class in [Class::Same, Class::Wrong, Class::Span, Class::Missing, Class::Same] {
+            counts.add(class);
+        }
         assert_eq!((counts.matched(), counts.ratio()), (5, Some(0.6)));
     }
 
