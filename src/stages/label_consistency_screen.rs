@@ -343,6 +343,8 @@ impl RowLocal for AsTheyAre {
 
 /// Bytes of a node of a map that holds two numbers, with the room that its neighbours leave.
 const NODE_BYTES: usize = 64;
+/// Bytes of a map of names that is nearly empty: its first node has room for several.
+const LABEL_BYTES: usize = 320;
 
 /// The rows and names of lowest draw, while rows go by.
 struct Sampled {
@@ -384,6 +386,9 @@ impl Sampled {
             for mark in marks.value(row).as_chunks::<MARK_BYTES>().0 {
                 let [a, b, c, d, e, f, g, h, rest @ ..] = *mark;
                 let (label, draw) = (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(rest));
+                if !self.names.contains_key(&(source, label)) {
+                    self.memory.grow(LABEL_BYTES)?;
+                }
                 let names = self.names.entry((source, label)).or_default();
                 if let Some(first) = names.get_mut(&draw) {
                     *first = (*first).min(*id);
@@ -502,15 +507,15 @@ impl LabelConsistencyScreen {
         let read = Mutex::new(Read::default());
         let take = |ids: &[u64], batch: &RecordBatch| {
             let (values, entities) = (text_values(batch.column(1).as_ref())?, Entities::try_new(batch.column(2))?);
-            let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
             for (row, id) in ids.iter().enumerate() {
                 let text = values.get(row);
                 let found = text.and_then(|text| Some((text, entities.of(row, text)?.0)));
                 let (text, found) = found.ok_or_else(|| Error::internal("a row that was annotated is not any more"))?;
                 let source = sampled.sources.get(RowId::from_bits(*id).shard().ordinal()).copied().unwrap_or(usize::MAX);
                 let held = texts.contains(id);
-                for entity in &found {
-                    let (label, draw) = entity.drawn(&self.random);
+                let numbers: Vec<(u64, u64)> = found.iter().map(|entity| entity.drawn(&self.random)).collect();
+                let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+                for (entity, (label, draw)) in found.iter().zip(numbers) {
                     let drawn = sampled.names.get(&(source, label)).is_some_and(|names| names.get(&draw) == Some(id));
                     if drawn && !read.names.contains_key(&(source, label, draw)) {
                         memory.grow(2 * NODE_BYTES + entity.name.len())?;
