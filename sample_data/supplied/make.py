@@ -1,13 +1,17 @@
-"""Makes verses.parquet: the verses of ../verses-0.parquet with columns such as judges and models supply.
+"""Makes verses.parquet: the verses of ../verses-0.parquet with columns such as judges and models supply; and labelled/: two translations
+of them with entities.
 
-All scores, losses and gradients are synthetic: drawn by a seeded generator, none comes from a model or a person. They only give the
-examples of stages that read such columns something to read. usage: make.py (writes beside itself; numpy and pyarrow)
+All scores, losses, gradients and entities are synthetic: drawn by a seeded generator or found by a list of names, none comes from a model or
+a person who read the verses. They only give the examples of stages that read such columns something to read. usage: make.py (writes beside
+itself; numpy and pyarrow)
 """
 
+import re
 from pathlib import Path
 
 import numpy
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 HERE = Path(__file__).resolve().parent
@@ -44,3 +48,25 @@ columns = {
     "gradient": pyarrow.FixedSizeListArray.from_arrays(gradient.astype(numpy.float16).astype(numpy.float32).reshape(-1), DIMENSIONS),
 }
 pyarrow.parquet.write_table(pyarrow.table(columns), HERE / "verses.parquet", compression="zstd", row_group_size=400)
+
+# Two guides of annotation: they agree on people and places, but one calls a people by the name of its land a place, and God a person.
+PERSON = "Aaron Abraham Daniel David Elisha Herod Hezekiah Hiram Isaac Jacob Jesus John Joseph Mary Moses Paul Peter Philip Samuel Saul Solomon"
+PLACE = "Assyria Babylon Canaan Egypt Euphrates Gilead Hebron Jerusalem Jordan Macedonia Sinai Zion"
+PEOPLE = "Benjamin Israel Jews Judah Pharisees Philistines Sadducees"
+GOD = "Almighty God Jehovah Lord"
+GUIDES = {
+    "Darby": {"PERSON": PERSON, "PLACE": PLACE, "PEOPLE": PEOPLE},
+    "YLT": {"Person": f"{PERSON} {GOD}", "Place": f"{PLACE} Israel Judah Benjamin", "People": "Jews Pharisees Philistines Sadducees"},
+}
+(HERE / "labelled").mkdir(exist_ok=True)
+for version, guide in GUIDES.items():
+    label = {name: kind for kind, names in guide.items() for name in names.split()}
+    names = re.compile(rf"\b({'|'.join(label)})\b")
+    own = verses.filter(pyarrow.compute.equal(verses["version"], version)).select(["id", "text"])
+    found = [
+        [{"name": at[0], "type": label[at[0]], "start": at.start(), "end": at.end()} for at in names.finditer(text)]
+        for text in own["text"].to_pylist()
+    ]
+    kind = pyarrow.struct([("name", pyarrow.utf8()), ("type", pyarrow.utf8()), ("start", pyarrow.int32()), ("end", pyarrow.int32())])
+    own = own.append_column("entities", pyarrow.array(found, pyarrow.list_(kind)))
+    pyarrow.parquet.write_table(own, HERE / "labelled" / f"{version.lower()}.parquet", compression="zstd")

@@ -92,6 +92,9 @@ pub fn build(outline: &Outline, out: &mut Diagnostics) -> Option<Graph> {
         }
         check_added(outline, &names, &reached, out);
     }
+    if cyclic.is_empty() && !edges.uncertain {
+        check_compared(outline, &edges.inputs, out);
+    }
     let mut embeddings = vec![None; stages.len()];
     for (index, stage) in stages.iter().enumerate() {
         let needs = stage.config.as_ref().is_some_and(|config| config.embedding().is_some());
@@ -324,6 +327,18 @@ fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTree
         } else if !reached.contains(&Input::Stage(index)) {
             let message = format!("the rows of `{}` do not reach the sink", reference.id);
             out.add(&path, reference.position, message, Some("name a stage above the sink".into()));
+        }
+    }
+}
+
+/// Refuses stages that compare sources where fewer than two reach them.
+fn check_compared(outline: &Outline, inputs: &[Vec<Input>], out: &mut Diagnostics) {
+    let compares = |stage: &StageOutline| stage.config.as_ref().is_some_and(|config| config.compares_sources());
+    for (index, stage) in outline.stages.iter().enumerate().filter(|(_, stage)| compares(stage)) {
+        let sources = above(Input::Stage(index), inputs).into_iter().filter(|input| matches!(input, Input::Source(_))).count();
+        if sources < 2 {
+            let message = "the stage compares sources, and only one reaches it";
+            out.add(&stage.path, stage.position, message, Some("name several under `sources`, and give them as its `input`".into()));
         }
     }
 }

@@ -4,7 +4,7 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::Schema;
 
 use super::compile::{Input, Plan};
-use crate::ids::{ContentHash, Fingerprint, ShardId, TaskKey};
+use crate::ids::{ContentHash, Fingerprint, ShardId, StageId, TaskKey};
 use crate::state::artefacts::FORMAT;
 
 /// The first scan of one shard: its content, the stages that its rows can reach, and the types that its columns are read in.
@@ -66,10 +66,11 @@ impl BarrierKey {
         Self(stage(Fingerprint::new("trommel barrier").number(FORMAT), plan, index))
     }
 
-    /// Adds what the barrier reads of one shard.
+    /// Adds what the barrier reads of one shard. Its source's id is part of it, as no other name is: barriers that tell sources apart name
+    /// them in what they report.
     #[must_use]
-    pub fn shard(self, shard: ShardId, artefacts: &[TaskKey], live: &BooleanBuffer) -> Self {
-        let mut key = self.0.number(shard.ordinal() as u64).number(artefacts.len() as u64);
+    pub fn shard(self, shard: ShardId, source: &StageId, artefacts: &[TaskKey], live: &BooleanBuffer) -> Self {
+        let mut key = self.0.number(shard.ordinal() as u64).part(source.as_str()).number(artefacts.len() as u64);
         for artefact in artefacts {
             key = key.part(artefact.as_bytes());
         }

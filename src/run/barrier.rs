@@ -16,7 +16,7 @@ use crate::engine::{next, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{RowId, ShardId, TaskKey};
 use crate::plan::task::BarrierKey;
-use crate::stages::seam::{Frozen, Incremental, Narrow, ROW, Table, drop_fields};
+use crate::stages::seam::{Frozen, Incremental, Narrow, ROW, ROW_ID, Table, drop_fields};
 use crate::state::artefacts::{Artefacts, Receipt, ReceiptFile, TableWriter};
 
 /// A barrier that is done.
@@ -67,7 +67,7 @@ pub(super) fn key(cx: &RunContext, stage: usize) -> Result<(TaskKey, u64)> {
         rows += live.count_set_bits() as u64;
         let mut artefacts = vec![cx.scans[shard.id.ordinal()]];
         artefacts.extend(planned.embedding.and_then(|embedding| cx.feature_key(shard, embedding)));
-        key = key.shard(shard.id, &artefacts, &live);
+        key = key.shard(shard.id, &cx.plan.sources[shard.source].id, &artefacts, &live);
     }
     let compares = planned.config.incremental() == Incremental::Compares;
     if let Some(increment) = cx.increment.as_ref().filter(|_| compares) {
@@ -163,9 +163,24 @@ async fn keep_table(cx: &RunContext, key: &TaskKey, mut table: Table) -> Result<
     let mut writer = TableWriter::create(&cx.artefacts.folder(key), &format!("{KEPT}{}.parquet", table.name), &table.rows.schema())?;
     while let Some(batch) = next(&mut table.rows).await {
         cx.engine.stop().check()?;
-        writer.write(&batch?)?;
+        writer.write(&of_run(batch?, cx.known_shards())?)?;
     }
     writer.finish()
+}
+
+/// A batch of a table with the rows that it names numbered by the run's shards alone, as the dataset is: the barrier counts those of the
+/// state first.
+fn of_run(batch: RecordBatch, known: usize) -> Result<RecordBatch> {
+    let Some((place, _)) = batch.schema_ref().column_with_name(ROW_ID).filter(|_| known > 0) else { return Ok(batch) };
+    let moved = |id: &u64| {
+        let id = RowId::from_bits(*id);
+        let shard = id.shard().ordinal().checked_sub(known).and_then(ShardId::try_new);
+        shard.and_then(|shard| RowId::try_new(shard, id.row())).map(RowId::to_bits)
+    };
+    let ids: Option<Vec<u64>> = batch.column(place).as_primitive::<UInt64Type>().values().iter().map(moved).collect();
+    let mut columns = batch.columns().to_vec();
+    columns[place] = Arc::new(UInt64Array::from(ids.ok_or_else(|| Error::internal("a table names a row of the state"))?));
+    RecordBatch::try_new(batch.schema(), columns).context(Kind::Internal, || "cannot number the rows of a table".into())
 }
 
 /// What the names of tables for the dataset start with: the others are shards' drops.

@@ -230,10 +230,12 @@ fn mapped_phase(cx: &mut RunContext, stage: usize, known: bool) -> Result<PhaseP
 fn barrier_phase(cx: &mut RunContext, stage: usize, known: bool) -> Result<PhasePlan> {
     let planned = &cx.plan.stages[stage];
     let (mut reads, mut size) = ("narrow rows".to_owned(), 0);
-    if let Some(column) = planned.config.named() {
-        reads = format!("narrow rows, {column} of candidates");
+    let named = planned.config.named();
+    if !named.is_empty() {
+        reads = format!("narrow rows, {} of candidates", named.join(" and "));
         let shards = cx.snapshot.shards.iter().filter(|shard| planned.reached_by[shard.source]);
-        size = shards.map(|shard| column_bytes(shard, cx.plan.sources[shard.source].roles.column(column))).sum();
+        let of = |shard| named.iter().map(|name| column_bytes(shard, cx.plan.sources[shard.source].roles.column(name))).sum::<u64>();
+        size = shards.map(of).sum();
     }
     let stages = vec![planned.id.to_string()];
     let mut phase = PhasePlan { kind: "barrier", stages, reads, tasks: 1, cached: None, bytes: size, notes: planned.config.notes() };

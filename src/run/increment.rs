@@ -388,7 +388,7 @@ impl Increment {
                 }
                 let of = KeptRows { cx, stage, shard, ordinal: self.known.len() + shard.id.ordinal(), rows: &kept };
                 let writer = writers.entry(stage).or_default();
-                let checks = if planned.config.named().is_some() { Some(self.write_named(&of, &mut writer.named)?) } else { None };
+                let checks = if planned.config.named().is_empty() { None } else { Some(self.write_named(&of, &mut writer.named)?) };
                 self.write_rows(&of, narrow, checks.as_deref(), &mut writer.rows)?;
             }
         }

@@ -73,9 +73,8 @@ pub(super) fn read_columns(
     mut each: impl FnMut(&RecordBatch) -> Result<()>,
 ) -> Result<()> {
     let planned = &cx.plan.stages[stage];
-    let column = planned.config.named().ok_or_else(|| Error::internal("a barrier without a column to read"))?;
     let roles = &cx.plan.sources[shard.source].roles;
-    let columns = [roles.column(column)];
+    let columns: Vec<&str> = planned.config.named().into_iter().map(|name| roles.column(name)).collect();
     let request = ReadRequest { columns: &columns, schema: None, selection: Some(selection), batch_rows: cx.engine.batch_rows() };
     let batches = reader::read(shard, request)?;
     let schema = batches.schema();

@@ -219,6 +219,19 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
             number("mnn_pca")
         ));
     }
+    if let Some(compared) = report.get("compared_labels").and_then(Value::as_u64) {
+        let (flagged, least) = (count(number("flagged_labels")), report.get("flag_ratio").and_then(Value::as_f64).unwrap_or(0.0));
+        let of = format!("{} labels of {} pairs of sources", count(compared), count(number("compared_pairs")));
+        lines.push(format!("{of}: {flagged} are labelled otherwise for at least {least} of the names that were found"));
+        for entry in report.get("worst_labels").and_then(Value::as_array).into_iter().flatten().filter(|entry| entry["flagged"] == true) {
+            let word = |name: &str| entry[name].as_str().unwrap_or_default();
+            let (ratio, matched) = (entry["ratio"].as_f64().unwrap_or(0.0), count(entry["matched"].as_u64().unwrap_or(0)));
+            lines.push(format!("{} of {} in {}: {ratio:.3} of {matched}", word("label"), word("names_of"), word("texts_of")));
+        }
+        if number("unsound_entities") > 0 {
+            lines.push(format!("entities that do not stand in their texts: {}", count(number("unsound_entities"))));
+        }
+    }
     for entry in report.get("by_min").and_then(Value::as_array).into_iter().flatten() {
         lines.push(format!("scores of at least {}: {}", entry["min"], count(entry["rows"].as_u64().unwrap_or(0))));
     }

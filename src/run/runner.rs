@@ -312,7 +312,8 @@ fn widened(plan: &Plan, mut schemas: Vec<SchemaRef>) -> Result<Vec<SchemaRef>> {
     for stage in &plan.stages {
         let reached: Vec<usize> = (0..plan.sources.len()).filter(|source| stage.reached_by[*source]).collect();
         let Some(first) = reached.first() else { continue };
-        for name in stage.config.needs(&plan.sources[*first].roles).columns {
+        let needs = stage.config.needs(&plan.sources[*first].roles);
+        for name in needs.columns.into_iter().filter(|name| !needs.apart.contains(name)) {
             let column = |source: usize| plan.sources[source].roles.column(&name).to_owned();
             let mut common: Option<(usize, DataType)> = None;
             for source in &reached {

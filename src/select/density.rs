@@ -117,6 +117,10 @@ mod tests {
                 let quotas = quotas(&sizes, &complexities, keep, temperature, floor);
                 prop_assert_eq!(quotas.iter().sum::<u64>(), keep.min(sizes.iter().sum()));
                 prop_assert!(quotas.iter().zip(&sizes).all(|(quota, size)| quota <= size));
+                // Seeds S3: what is guaranteed to a cluster, as far as there is so much for all, is there after rounding as well.
+                let share = (floor * keep as f64 / sizes.len() as f64).floor() as u64;
+                let least: Vec<u64> = sizes.iter().map(|size| if floor == 0.0 { 1 } else { share.min(size - 1) }).collect();
+                prop_assert!(least.iter().sum::<u64>() > keep || quotas.iter().zip(&least).all(|(quota, least)| quota >= least));
             }
             // Infinite heat is the most even division that the sizes allow.
             let even = shares(&sizes, &complexities, keep, 1e12, 0.0);

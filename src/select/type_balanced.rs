@@ -52,6 +52,21 @@ pub struct Accepted {
     pub kept: Vec<bool>,
 }
 
+impl Accepted {
+    /// Accepts a row for all of its labels.
+    fn add(&mut self, labels: &Labels, row: u32) {
+        self.kept[row as usize] = true;
+        labels.of(row).iter().for_each(|own| self.rows[*own as usize].push(row));
+    }
+}
+
+/// The labels from the rarest to the most frequent, ties to the lowest number.
+fn by_frequency(rows: &[Vec<u32>]) -> Vec<usize> {
+    let mut labels: Vec<usize> = (0..rows.len()).collect();
+    labels.sort_by_key(|label| rows[*label].len());
+    labels
+}
+
 /// Labels are taken from the rarest to the most frequent (ties to the lowest number), the rows of each in the order of `order`. A row is
 /// accepted while its label has fewer than `quota` rows, unless `near(row, accepted)` says that one of the rows accepted for any of
 /// its labels is too like it; it counts for all of its labels, which may so go above their quota.
@@ -67,9 +82,7 @@ pub fn select(
 ) -> Result<Accepted> {
     let rows = labels.rows_of(count, order);
     let mut accepted = Accepted { rows: vec![Vec::new(); count], kept: vec![false; labels.rows()] };
-    let mut by_frequency: Vec<usize> = (0..count).collect();
-    by_frequency.sort_by_key(|label| rows[*label].len());
-    for label in by_frequency {
+    for label in by_frequency(&rows) {
         for row in &rows[label] {
             if accepted.rows[label].len() >= quota {
                 break;
@@ -82,12 +95,52 @@ pub fn select(
                 free = free && !near(*row, &accepted.rows[*own as usize])?;
             }
             if free {
-                accepted.kept[*row as usize] = true;
-                labels.of(*row).iter().for_each(|own| accepted.rows[*own as usize].push(*row));
+                accepted.add(labels, *row);
             }
         }
     }
     Ok(accepted)
+}
+
+/// Gives the labels that [`select`] left below their quota, in the same order, the rows that are too like accepted ones after all, farthest
+/// first: always the row whose highest similarity to a row accepted for any of its labels is the lowest, ties to the first in `order`. The
+/// similarity is that of `nearest(row, accepted)`, the highest of several. Gives how many rows were added.
+///
+/// # Errors
+/// Those of `nearest`.
+pub fn fill(
+    labels: &Labels,
+    order: &[u32],
+    quota: usize,
+    accepted: &mut Accepted,
+    mut nearest: impl FnMut(u32, &[u32]) -> Result<f64>,
+) -> Result<usize> {
+    let rows = labels.rows_of(accepted.rows.len(), order);
+    let mut added = 0;
+    for label in by_frequency(&rows) {
+        if accepted.rows[label].len() >= quota {
+            continue;
+        }
+        let mut left: Vec<(u32, f64)> = Vec::new();
+        for row in rows[label].iter().filter(|row| !accepted.kept[**row as usize]) {
+            let mut highest = f64::NEG_INFINITY;
+            for own in labels.of(*row).iter().map(|own| &accepted.rows[*own as usize]).filter(|own| !own.is_empty()) {
+                highest = highest.max(nearest(*row, own)?);
+            }
+            left.push((*row, highest));
+        }
+        while accepted.rows[label].len() < quota {
+            // The first of equal ones: they stand in order.
+            let Some(farthest) = (0..left.len()).min_by(|a, b| left[*a].1.total_cmp(&left[*b].1)) else { break };
+            let (row, _) = left.remove(farthest);
+            accepted.add(labels, row);
+            added += 1;
+            for (other, highest) in &mut left {
+                *highest = highest.max(nearest(*other, &[row])?);
+            }
+        }
+    }
+    Ok(added)
 }
 
 #[cfg(test)]
@@ -128,6 +181,50 @@ mod tests {
                         prop_assert!(labels.of(row).iter().any(|other| found.rows[*other as usize].iter().any(|b| near(row, *b))));
                     }
                 }
+            }
+        }
+
+        #[test]
+        fn what_is_filled_is_the_farthest_row_each_time(
+            rows in prop::collection::vec((prop::collection::btree_set(0_u32..5, 0..4), 0_i32..40), 0..30),
+            quota in 1_usize..8,
+            reach in 0_i32..20,
+        ) {
+            let mut labels = Labels::default();
+            for (own, _) in &rows {
+                labels.push(own.iter().copied());
+            }
+            let similarity = |a: u32, b: u32| -f64::from((rows[a as usize].1 - rows[b as usize].1).abs());
+            let order: Vec<u32> = (0..rows.len() as u32).map(|row| (row * 7 + 3) % 31).filter(|row| (*row as usize) < rows.len()).collect();
+            let order: Vec<u32> = order.iter().copied().chain((0..rows.len() as u32).filter(|row| !order.contains(row))).collect();
+            let near = |row: u32, others: &[u32]| Ok(others.iter().any(|other| similarity(row, *other) > -f64::from(reach)));
+            let mut found = select(&labels, 5, &order, quota, near).unwrap();
+            let mut wanted = found.clone();
+            let nearest = |row: u32, others: &[u32]| Ok(others.iter().map(|other| similarity(row, *other)).fold(f64::NEG_INFINITY, f64::max));
+            let added = fill(&labels, &order, quota, &mut found, nearest).unwrap();
+            // By definition: all rows are looked at anew for each one that is added.
+            let size = |label: &u32| order.iter().filter(|row| labels.of(**row).contains(label)).count();
+            let mut by_size: Vec<u32> = (0..5).collect();
+            by_size.sort_by_key(size);
+            let before = wanted.kept.iter().filter(|kept| **kept).count();
+            for label in by_size {
+                while wanted.rows[label as usize].len() < quota {
+                    let highest = |row: u32| {
+                        let shares = |other: &u32| labels.of(row).iter().any(|own| labels.of(*other).contains(own));
+                        let kept = (0..rows.len() as u32).filter(|other| wanted.kept[*other as usize]).filter(shares);
+                        kept.map(|other| similarity(row, other)).fold(f64::NEG_INFINITY, f64::max)
+                    };
+                    let left = order.iter().copied().filter(|row| !wanted.kept[*row as usize] && labels.of(*row).contains(&label));
+                    let Some(row) = left.min_by(|a, b| highest(*a).total_cmp(&highest(*b))) else { break };
+                    wanted.add(&labels, row);
+                }
+            }
+            prop_assert_eq!(&found, &wanted);
+            prop_assert_eq!(added, found.kept.iter().filter(|kept| **kept).count() - before);
+            // Every label has its quota, or all of its rows.
+            for label in 0..5 {
+                prop_assert!(found.rows[label as usize].len() >= quota.min(size(&label)));
+                prop_assert!(found.rows[label as usize].iter().filter(|row| labels.of(**row).len() == 1).count() <= quota);
             }
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::seam::{ROW, ScanContext, drop_fields};
 use crate::engine::{Reservation, RowStream, rows_of};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::ids::StageId;
+use crate::ids::{Fingerprint, StageId};
 
 /// The place of the column that `name` means.
 pub(super) fn column(cx: &ScanContext<'_>, name: &str) -> Result<usize> {
@@ -78,6 +78,12 @@ pub(crate) fn cast_strictly(array: &ArrayRef, to: &DataType) -> Result<ArrayRef>
 pub(super) fn numbers<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a UInt64Array> {
     let column = batch.column_by_name(name).ok_or_else(|| Error::internal(format!("no such narrow column column=`{name}`")))?;
     column.as_primitive_opt::<UInt64Type>().ok_or_else(|| Error::internal(format!("a narrow column of another type column=`{name}`")))
+}
+
+/// The number of a label: equal labels have equal ones.
+pub(super) fn label_hash(label: &str) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *Fingerprint::new("trommel label").part(label).finish().as_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// What a drop says beside its reason, in few bytes; it becomes text when it is written.

@@ -275,6 +275,22 @@ mod tests {
             assert_eq!(kinds.len(), found.chosen.len(), "seed {seed}");
             assert!((4..=7).contains(&kinds.len()), "seed {seed}: {}", kinds.len());
             assert!(found.norms.iter().all(|norm| *norm <= 1.0 + 1e-6), "seed {seed}");
+            // C = D pinv(D_I), by the normal equations: its rows are no longer than 1, and C D_I is D.
+            let of = |row: usize| vectors.row(row).iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+            let own: Vec<Vec<f64>> = found.chosen.iter().map(|row| of(*row as usize)).collect();
+            let gram: Vec<f64> = (0..16).map(|at| own.iter().map(|row| row[at / 4] * row[at % 4]).sum()).collect();
+            let inverse = inverse(&gram, 4).unwrap();
+            for row in 0..300 {
+                let x = of(row);
+                let solved: Vec<f64> = (0..4).map(|i| (0..4).map(|j| inverse[4 * i + j] * x[j]).sum()).collect();
+                let c: Vec<f64> = own.iter().map(|own| own.iter().zip(&solved).map(|(a, b)| a * b).sum()).collect();
+                let chosen = found.chosen.contains(&(row as u32));
+                assert!(chosen || c.iter().map(|c| c * c).sum::<f64>().sqrt() <= 1.0 + 1e-6, "seed {seed}, row {row}");
+                for (i, x) in x.iter().enumerate() {
+                    let made: f64 = own.iter().zip(&c).map(|(own, c)| own[i] * c).sum();
+                    assert!((made - x).abs() < 1e-12, "seed {seed}, row {row}");
+                }
+            }
         }
     }
 

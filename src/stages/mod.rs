@@ -22,6 +22,7 @@ mod fitting;
 pub mod gradient_value_select;
 mod incumbents;
 pub mod k_center;
+pub mod label_consistency_screen;
 pub mod log_det_select;
 pub mod maxvol_select;
 pub mod minhash_dedup;
@@ -56,6 +57,7 @@ pub use facility_location::FacilityLocationConfig;
 pub use filter::FilterConfig;
 pub use gradient_value_select::GradientValueSelectConfig;
 pub use k_center::KCenterConfig;
+pub use label_consistency_screen::LabelConsistencyScreenConfig;
 pub use log_det_select::LogDetSelectConfig;
 pub use maxvol_select::MaxvolSelectConfig;
 pub use minhash_dedup::MinhashDedupConfig;
@@ -98,6 +100,8 @@ pub enum StageConfig {
     OnlineLossFilter(OnlineLossFilterConfig),
     /// `diversity_metrics`.
     DiversityMetrics(DiversityMetricsConfig),
+    /// `label_consistency_screen`.
+    LabelConsistencyScreen(LabelConsistencyScreenConfig),
     /// `selector_pool`.
     SelectorPool(SelectorPoolConfig),
     /// `gradient_value_select`.
@@ -162,6 +166,11 @@ pub const KINDS: &[Field] = &[
         "Replays recorded losses, and drops the rows that a model which sees them once need not train on.",
     ),
     optional("diversity_metrics", Shape::Map(diversity_metrics::FIELDS), "Drops nothing, and reports how many directions the vectors use."),
+    optional(
+        "label_consistency_screen",
+        Shape::Map(label_consistency_screen::FIELDS),
+        "Drops nothing, and reports which labels mean something else in one source than in another (B2NERD).",
+    ),
     optional(
         "selector_pool",
         Shape::Map(selector_pool::FIELDS),
@@ -243,6 +252,7 @@ impl StageConfig {
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
             "online_loss_filter" => Self::OnlineLossFilter(OnlineLossFilterConfig::read(fields, out)),
             "diversity_metrics" => Self::DiversityMetrics(DiversityMetricsConfig::read(fields, out)),
+            "label_consistency_screen" => Self::LabelConsistencyScreen(LabelConsistencyScreenConfig::read(fields, out)),
             "selector_pool" => Self::SelectorPool(SelectorPoolConfig::read(fields, out)),
             "gradient_value_select" => Self::GradientValueSelect(GradientValueSelectConfig::read(fields, out)),
             "score_filter" => Self::ScoreFilter(ScoreFilterConfig::read(fields, out)),
@@ -279,6 +289,7 @@ impl std::ops::Deref for StageConfig {
             Self::Prototypes(config) => config,
             Self::OnlineLossFilter(config) => config,
             Self::DiversityMetrics(config) => config,
+            Self::LabelConsistencyScreen(config) => config,
             Self::SelectorPool(config) => config,
             Self::GradientValueSelect(config) => config,
             Self::ScoreFilter(config) => config,

@@ -236,7 +236,7 @@ impl Quota {
     /// The columns that it reads.
     pub(super) fn needs(&self) -> Needs {
         let text = Vec::from_iter(self.measures().then(|| "text".to_owned()));
-        Needs { columns: self.group.iter().chain(&text).cloned().collect(), text, content: false }
+        Needs { columns: self.group.iter().chain(&text).cloned().collect(), text, ..Needs::default() }
     }
 
     /// Adds the columns that it reads.

@@ -68,6 +68,9 @@ pub struct Needs {
     pub columns: Vec<String>,
     /// Columns that must hold text.
     pub text: Vec<String>,
+    /// Those of the columns that are compared by nothing but what the stage's own operator makes of them: sources may hold them in
+    /// different types.
+    pub apart: Vec<String>,
     /// Every column, of shards that may have rows without an id: these are told apart by all that they hold.
     pub content: bool,
 }
@@ -112,11 +115,11 @@ pub trait Stage: Debug + Send + Sync {
     fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
         self.quota().map_or(Ok(None), |quota| quota.carry(cx, None))
     }
-    /// The column that the barrier reads of the rows that it names, by name or role; `None` if it reads no rows again.
-    fn named(&self) -> Option<&str> {
-        None
+    /// The columns that the barrier reads of the rows that it names, by name or role; none if it reads no rows again.
+    fn named(&self) -> Vec<&str> {
+        Vec::new()
     }
-    /// What the barrier asks of the rows that it names: the last column made is what it is given.
+    /// What the barrier asks of the rows that it names: it is given the columns made.
     fn named_rows(&self, _cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
         Ok(None)
     }
@@ -132,6 +135,10 @@ pub trait Stage: Debug + Send + Sync {
     /// in row order. The lineage tells of it, and the sink may add it as a column that is named by the stage.
     fn repeats(&self) -> Option<&'static str> {
         None
+    }
+    /// Whether it compares sources with each other, so that there have to be several.
+    fn compares_sources(&self) -> bool {
+        false
     }
     /// What it does with the rows of earlier increments.
     fn incremental(&self) -> Incremental {

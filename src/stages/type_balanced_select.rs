@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, Sch
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::columns::{cast_strictly, column, row_column, row_schema};
+use super::columns::{cast_strictly, column, label_hash, row_column, row_schema};
 use super::policy::{self, OnBadVector};
 use super::quota::Quota;
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
@@ -21,10 +21,10 @@ use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::engine::{Engine, Stop};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::ids::{Fingerprint, StageId};
+use crate::ids::StageId;
 use crate::random::Random;
 use crate::select::Budget;
-use crate::select::type_balanced::{Labels, select};
+use crate::select::type_balanced::{Labels, fill, select};
 use crate::vector::similarity;
 
 /// `type_balanced_select: {...}`.
@@ -36,6 +36,8 @@ pub struct TypeBalancedSelectConfig {
     pub quota: u64,
     /// Rows of one label at least so similar are not both kept; default 0.85.
     pub threshold: f64,
+    /// Whether labels below their quota take similar rows after all; default no.
+    pub fill: bool,
     /// The share of the rows without a label that is kept; default 0.1.
     pub empty_fraction: f64,
     /// The embed stage; default the nearest above.
@@ -62,6 +64,12 @@ pub const FIELDS: &[Field] = &[
         "Rows of one label whose cosine is at least this are not both kept.",
     ),
     defaulted(
+        "fill",
+        Shape::Bool,
+        Presence::Bool(false),
+        "Whether labels that are then below their quota take similar rows after all, always the one that is farthest from the kept rows of its labels, until the quota is met.",
+    ),
+    defaulted(
         "empty_fraction",
         Shape::Float { min: 0.0, max: 1.0, exclusive: false },
         Presence::Float(0.1),
@@ -79,6 +87,7 @@ impl TypeBalancedSelectConfig {
             labels: fields.text("labels").unwrap_or_default(),
             quota: fields.int("quota").unwrap_or_default().unsigned_abs(),
             threshold: fields.float("threshold").unwrap_or(1.0),
+            fill: fields.bool("fill").unwrap_or(false),
             empty_fraction: fields.float("empty_fraction").unwrap_or_default(),
             embedding: fields.text("embedding").map(StageId::new),
             seed: policy::read_seed(fields),
@@ -91,6 +100,7 @@ impl TypeBalancedSelectConfig {
     pub fn canonical(&self) -> Value {
         json!({
             "empty_fraction": self.empty_fraction,
+            "fill": self.fill,
             "labels": self.labels,
             "on_bad_vector": self.on_bad_vector.word(),
             "quota": self.quota,
@@ -169,11 +179,6 @@ impl LabelHashes {
     }
 }
 
-fn hash(label: &str) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *Fingerprint::new("trommel label").part(label).finish().as_bytes();
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
-}
-
 impl RowLocal for LabelHashes {
     fn makes(&self) -> ArrowFields {
         self.output.fields().iter().skip(1).cloned().collect()
@@ -182,7 +187,8 @@ impl RowLocal for LabelHashes {
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let labels = cast_strictly(batch.column(self.column), &self.kind)?;
         let bytes = |values: &ArrayRef| {
-            let mut hashes: Vec<u64> = values.as_string::<i32>().iter().flatten().filter(|label| !label.is_empty()).map(hash).collect();
+            let mut hashes: Vec<u64> =
+                values.as_string::<i32>().iter().flatten().filter(|label| !label.is_empty()).map(label_hash).collect();
             hashes.sort_unstable();
             hashes.dedup();
             hashes.into_iter().flat_map(u64::to_be_bytes).collect::<Vec<u8>>()
@@ -244,6 +250,13 @@ impl TypeBalancedSelect {
             Ok(!others.is_empty() && nearest(row, others)? >= config.threshold)
         };
         let mut accepted = select(&labels, known.len(), &order, quota, near)?;
+        if config.fill {
+            let nearest = |row: u32, others: &[u32]| {
+                stop.check()?;
+                nearest(row, others)
+            };
+            report.insert("filled".into(), json!(fill(&labels, &order, quota, &mut accepted, nearest)?));
+        }
         let empty: Vec<u32> = order.iter().copied().filter(|row| labels.of(*row).is_empty()).collect();
         let wanted = Budget::Fraction(config.empty_fraction).of(empty.len());
         empty.iter().take(wanted).for_each(|row| accepted.kept[*row as usize] = true);

@@ -1,7 +1,8 @@
-//! Texts: normalisation, words, shingles.
+//! Texts: normalisation, words, shingles, labels of their parts.
 
 mod english;
 mod hash;
+pub mod label_conflict;
 mod murmur;
 pub mod normalise;
 #[cfg(test)]

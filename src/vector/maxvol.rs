@@ -112,6 +112,10 @@ mod tests {
         let mut rows = found.rows.clone();
         rows.sort_unstable();
         assert_eq!(rows, [6, 7]);
+        // Seeds S10: the volume is 4, and no other pair of rows has so much.
+        let volume = |a: usize, b: usize| (matrix[2 * a] * matrix[2 * b + 1] - matrix[2 * a + 1] * matrix[2 * b]).abs();
+        assert_eq!(volume(6, 7), 4.0);
+        assert!((0..9).all(|a| (0..a).all(|b| (b, a) == (6, 7) || volume(a, b) < 4.0)));
     }
 
     #[test]

@@ -89,6 +89,39 @@ mod tests {
         }
     }
 
+    /// Seeds S14: scores are those of the rows, whatever axes they are written in, also where some directions are left out.
+    #[test]
+    fn turned_axes_change_no_score() {
+        let plain = planted::vectors(200, 4, 7);
+        let scaled: Vec<[f64; 4]> =
+            (0..200).map(|row| [0, 1, 2, 3].map(|i| f64::from(plain.row(row)[i]) * [8.0, 4.0, 2.0, 1.0][i])).collect();
+        let turned = |angle: f64| {
+            let (sine, cosine) = angle.sin_cos();
+            let turn = |row: &[f64; 4]| {
+                let mut row = *row;
+                for (a, b) in [(0, 1), (1, 2), (2, 3), (3, 0)] {
+                    (row[a], row[b]) = (cosine * row[a] - sine * row[b], sine * row[a] + cosine * row[b]);
+                }
+                row.map(|x| x as f32)
+            };
+            Vectors::try_new(scaled.iter().flat_map(turn).collect(), 4).unwrap()
+        };
+        let straight = turned(0.0);
+        for measure in [Measure::Energy, Measure::Leverage] {
+            for explained in [0.8, 0.95, 1.0] {
+                let of = |vectors: &Vectors| super::measure(Source::Memory(vectors.matrix()), explained, measure).unwrap();
+                let (wanted, directions) = of(&straight);
+                assert_eq!(directions < 4, explained < 1.0);
+                for angle in [0.3, 1.1, 2.9] {
+                    let (found, same) = of(&turned(angle));
+                    assert_eq!(same, directions);
+                    let near = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-4 * (1.0 + b.abs());
+                    assert!(found.iter().zip(&wanted).all(near), "{explained} {angle}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_does_not_vary_has_no_direction() {
         let vectors = Vectors::try_new([1.0, 2.0].repeat(5), 2).unwrap();

@@ -20,6 +20,7 @@ mod fixture;
 mod help;
 mod increments;
 mod init;
+mod labels;
 mod methods;
 mod near;
 mod pairs;

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, Float64Array, Int64Array, LargeStringArray, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{Array as _, ArrayRef, Float64Array, Int64Array, Int64Builder, LargeStringArray, ListBuilder, RecordBatch, StringArray};
+use arrow::array::{StringBuilder, StructBuilder, UInt64Array};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
 use trommel::ids::StageId;
 use trommel::select::online_loss::Settings;
@@ -19,8 +20,8 @@ use trommel::stages::selector_pool;
 use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
 use trommel::stages::weighted_score_filter::{Criterion, OnMissing};
 use trommel::stages::{
-    DiversityMetricsConfig, ExactDedupConfig, FilterConfig, GradientValueSelectConfig, OnlineLossFilterConfig, SampleConfig,
-    ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig, WeightedScoreFilterConfig,
+    DiversityMetricsConfig, ExactDedupConfig, FilterConfig, GradientValueSelectConfig, LabelConsistencyScreenConfig,
+    OnlineLossFilterConfig, SampleConfig, ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig, WeightedScoreFilterConfig,
 };
 
 /// One row: id, text, number, score.
@@ -35,7 +36,22 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 fn batch(rows: &[Row], text: &DataType) -> RecordBatch {
     let numbers: ArrayRef = Arc::new(UInt64Array::from_iter_values(5..5 + rows.len() as u64));
     let texts = StringArray::from_iter(rows.iter().map(|row| row.1.as_deref()));
-    let columns: [(&str, ArrayRef, bool); 5] = [
+    let fields = [("type", DataType::Utf8), ("start", DataType::Int64), ("end", DataType::Int64)];
+    let fields: Vec<Field> = fields.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect();
+    let mut entities = ListBuilder::new(StructBuilder::from_fields(fields, 0));
+    for (id, _, number, _) in rows {
+        let number = number.unwrap_or(0);
+        for place in 0..number.rem_euclid(4) {
+            let entity = entities.values();
+            entity.field_builder::<StringBuilder>(0).unwrap().append_option(id.as_deref());
+            entity.field_builder::<Int64Builder>(1).unwrap().append_value(place - 1);
+            entity.field_builder::<Int64Builder>(2).unwrap().append_value(number % 6);
+            entity.append(true);
+        }
+        entities.append(number % 5 != 0);
+    }
+    let columns: [(&str, ArrayRef, bool); 6] = [
+        ("entities", Arc::new(entities.finish()), true),
         ("id", Arc::new(LargeStringArray::from_iter(rows.iter().map(|row| row.0.as_deref()))), true),
         ("body", cast(&texts, text).unwrap(), true),
         ("n", Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.2))), true),
@@ -139,6 +155,14 @@ fn stages() -> Vec<Box<dyn Stage>> {
             column: "text".into(),
             warmup_fraction: 0.1,
             settings: Settings { warmup: 0, window: 9, batch: 8, alpha: 1.0, limit: 0.4, batches: 5 },
+        }),
+        Box::new(LabelConsistencyScreenConfig {
+            entities: "entities".into(),
+            column: "text".into(),
+            sample_entities: 3,
+            sample_texts: 3,
+            flag_ratio: 0.3,
+            seed: 4,
         }),
         Box::new(DiversityMetricsConfig {
             embedding: None,

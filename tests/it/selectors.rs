@@ -338,6 +338,63 @@ fn codebook_select_thins_each_theme_alike() {
     assert!((0..10).all(|theme| survivors.iter().filter(|row| **row % 10 == theme).count() == 10));
 }
 
+/// Seeds S9: one row in two of each of ten themes of a thousand rows, then the better half by a score of alignment: a quarter.
+#[test]
+fn a_thinned_codebook_and_its_better_half_are_a_quarter() {
+    let mut draws = Random::new(12, "themes").sequence(b"rows");
+    let corpus = Corpus::new();
+    for shard in 0..4 {
+        let rows = shard * 2500..(shard + 1) * 2500;
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values(rows.clone().map(|row| format!("{row:05}"))));
+        let vectors: Vec<Option<Vec<Option<f64>>>> = rows
+            .clone()
+            .map(|row| Some((0..10).map(|i| Some(f64::from(u8::from(i == row % 10)) + 0.1 * (draws.unit() - 0.5))).collect()))
+            .collect();
+        let vectors: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(vectors));
+        let scores: ArrayRef = Arc::new(arrow::array::Float64Array::from_iter_values(rows.map(|_| draws.unit())));
+        let columns = [("id", ids), ("vec", vectors), ("itm", scores)];
+        corpus.batch(&format!("{shard}.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 1000);
+    }
+    let stages = "  - { id: v, embed: { from: vec } }\n  - { id: s, codebook_select: { every: 2, k: 10 } }";
+    corpus.pipeline_with(SOURCE, stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    let themes = |corpus: &Corpus| {
+        let mut counts = [0; 10];
+        corpus.kept().iter().for_each(|id| counts[id.parse::<usize>().unwrap() % 10] += 1);
+        counts
+    };
+    assert_eq!(themes(&corpus), [500; 10]);
+    let stages = format!("{stages}\n  - {{ id: itm, score_filter: {{ column: itm, keep_fraction: 0.5 }} }}");
+    corpus.pipeline_with(SOURCE, &stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    let counts = themes(&corpus);
+    assert_eq!(counts.iter().sum::<usize>(), 2500);
+    assert!(counts.iter().all(|count| (200..300).contains(count)), "{counts:?}");
+}
+
+/// Seeds S8: a pool that is pruned for good takes in new rows step by step; it never holds more than its budget, and a step that is run
+/// again, from its artefacts or afresh, leaves the same bytes.
+#[test]
+fn a_pool_stays_within_its_budget_step_after_step() {
+    let rows: Vec<Vector> = clustered(700, 5, 13).into_iter().map(Some).collect();
+    let first = corpus(&rows[..400]);
+    let stage = "cluster_permanent_pruning: { keep_rows: 100, k: 4 }";
+    run(&first, stage, &[]);
+    assert_eq!(first.kept().len(), 100);
+    let second = corpus(&rows[400..]);
+    std::fs::rename(first.at("out"), second.at("pool")).unwrap();
+    let sources = "  pool: { parquet: { uri: pool/data, id: id } }\n  new: { parquet: { uri: in, id: id } }";
+    let stages = format!("  - {{ id: v, input: [pool, new], embed: {{ from: vec }} }}\n  - {{ id: s, {stage} }}");
+    let mut hashes = BTreeSet::new();
+    for more in [&[][..], &["--overwrite"], &["--overwrite", "--fresh", "--threads", "1", "--batch-rows", "7"]] {
+        second.pipeline_with(sources, &stages, "parquet: { uri: out }").run(more).ok();
+        hashes.insert(second.tree_hash().to_string());
+        let kept = second.lineage().into_iter().filter(|row| row.decision == "keep").map(|row| row.source).collect::<Vec<_>>();
+        assert_eq!(kept.len(), 100);
+        assert!(["pool", "new"].iter().all(|source| kept.iter().any(|of| of == source)), "{kept:?}");
+    }
+    assert_eq!(hashes.len(), 1);
+    second.verify().ok();
+}
+
 /// Seeds S8: a rare theme keeps its full size under equal shares, and its share in proportion; what repeats goes first.
 #[test]
 fn cluster_permanent_pruning_spares_rare_themes() {
@@ -421,6 +478,29 @@ fn type_balanced_select_meets_its_quotas() {
     assert!(
         dropped(&corpus).iter().all(|row| row.reason.as_deref() == Some("not_selected") && row.score.is_some() && row.detail.is_some())
     );
+    corpus.verify().ok();
+    // Filled: each label has its quota or all of its rows, and what was chosen before is among them.
+    let kept = |keys: &str| -> Vec<usize> {
+        run(&corpus, &format!("type_balanced_select: {{ labels: kinds, quota: 12, threshold: 0.4, {keys} }}"), &[]);
+        corpus.kept().iter().map(|id| id.parse().unwrap()).collect()
+    };
+    let (survivors, more) = (kept("fill: false"), kept("fill: true"));
+    let of = |label: &str| survivors.iter().copied().filter(|row| labels(*row).contains(&label)).collect::<Vec<usize>>();
+    assert!(survivors.iter().all(|row| more.contains(row)));
+    for label in ["rare", "org", "place", "person"] {
+        let all: Vec<usize> = (0..300).filter(|row| labels(*row).contains(&label)).collect();
+        let own: Vec<usize> = all.iter().copied().filter(|row| more.contains(row)).collect();
+        // Rows of a rare label may be more of another one than its quota.
+        assert!(own.len() >= all.len().min(12) && (own.len() <= 12 || label == "org"), "{label}: {own:?}");
+        // A row that was added is at least as far from those that were chosen as any that was left out.
+        let highest = |row: usize| of(label).into_iter().map(|kept| dot(&units[row], &units[kept])).fold(-1.0, f64::max);
+        let first_added = own.iter().filter(|row| !survivors.contains(row)).map(|row| highest(*row)).fold(f64::INFINITY, f64::min);
+        let none_added = first_added.is_infinite();
+        let nearest_left = all.iter().filter(|row| !more.contains(row)).map(|row| highest(*row)).fold(f64::INFINITY, f64::min);
+        assert!(none_added || first_added <= nearest_left + 1e-9 || label == "org", "{label}: {first_added} {nearest_left}");
+    }
+    assert_eq!(report(&corpus)["filled"], more.len() - survivors.len());
+    assert!(more.len() > survivors.len() && report(&corpus)["labels_below_quota"].as_u64() <= Some(1));
     corpus.verify().ok();
     let said = corpus
         .pipeline_with(

@@ -380,6 +380,21 @@ fn prototypes_meet_their_budget_exactly() {
     }
 }
 
+/// Seeds S2, check 3, through runs: D4 that keeps all prototypes is semantic deduplication, D4 that drops no duplicate is prototypes.
+#[test]
+fn either_half_of_d4_alone_is_that_stage() {
+    let corpus = corpus(&random_vectors(190, 3, 17).into_iter().map(Some).collect::<Vec<_>>(), 60);
+    let dedup = |epsilon: f64| format!("\n  - {{ id: d, semantic_dedup: {{ epsilon: {epsilon} }} }}");
+    let core = |fraction: f64| format!("\n  - {{ id: core, prototypes: {{ keep_fraction: {fraction}, k: 5 }} }}");
+    let kept = |stages: &[String]| kept(&corpus, &[&[EMBED.to_owned()], stages].concat().concat());
+    let unlike = kept(&[dedup(0.01)]);
+    assert!((50..150).contains(&unlike.len()), "{}", unlike.len());
+    assert_eq!(kept(&[dedup(0.01), core(1.0)]), unlike);
+    assert_eq!(kept(&[dedup(1e-9)]).len(), 190);
+    assert_eq!(kept(&[dedup(1e-9), core(0.5)]), kept(&[core(0.5)]));
+    assert_eq!(kept(&[dedup(0.01), core(0.5)]).len(), (unlike.len() as f64 / 2.0).round() as usize);
+}
+
 #[test]
 fn a_stage_names_the_vectors_that_it_compares() {
     let corpus = Corpus::new();

@@ -371,8 +371,8 @@ impl Stage for MinhashDedupConfig {
         Ok(Some(Box::new(Sketch::try_new(self, cx)?)))
     }
 
-    fn named(&self) -> Option<&str> {
-        (self.verify == Verify::Exact).then_some(self.column.as_str())
+    fn named(&self) -> Vec<&str> {
+        (self.verify == Verify::Exact).then_some(self.column.as_str()).into_iter().collect()
     }
 
     fn named_rows(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
