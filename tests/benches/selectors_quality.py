@@ -14,8 +14,8 @@ Quality, on all rows of a set:
 * rare: the kept share of the rows of the rarer half of the labels (pages alone: verses are all about as frequent).
 
 Usefulness, on the planted set: logistic regression on the vectors of the kept rows, tested with other pages; each figure is the mean over
-three plantings, each with its own split. By label: the mean over labels of the share that is right. Originals: how many different pages there
-are among the kept rows, as a share of the budget.
+three plantings, each with its own split. By label: the mean over labels of the share that is right. Different: how many different pages the kept
+rows are made of, as a share of the kept rows. Random samples of what `semantic_dedup` leaves, and deduplication alone, stand beside.
 
 --write FOLDER writes selectors_quality.md and .svg there (selectors_report.py). A check fails where a stage misses its budget, where the
 program's metrics are not those of numpy, or where a greedy stage is further from the best set found for its own aim than its guarantee allows.
@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 import inputs
 import labelled
@@ -52,9 +53,10 @@ SETTINGS = {
     "codebook_select": {},  # one in 10, one in 5; 40 % is no whole number
     "redundancy_select": {},
     "variance_select": {},
-    "maxvol_select": {"tolerance": 0.001},  # else it stops before the budget
+    "maxvol_select": {"rank": 128, "tolerance": 0.001},  # with its defaults it stops at some 25 rows
     "type_balanced_select": {"labels": "label"},  # with the largest quota that stays within the budget
 }
+SEMANTIC = ("semantic_dedup", {"epsilon": 0.05})
 METRICS = ["effective_rank", "vendi", "log_det"]
 BLOCK = 4096
 
@@ -194,11 +196,18 @@ def measure_quality(options, name, table, model, failures):
         print(f"{'':26}" + "".join(f"{head:>15}" for head in found["sample"][0]))
         for selector, rows in found.items():
             print(f"{selector:26}" + "".join(f"{np.mean([row[head] for row in rows]):15.4f}" for head in rows[0]), flush=True)
-            result.setdefault(selector, [None] * len(SHARES))[place] = rows
+            result.setdefault(selector, [[] for _ in SHARES])[place] = rows
     return result
 
 
-def trained(options, train, kept, tests):
+def deduplicated(selecting, share):
+    """Random samples of what `semantic_dedup` leaves."""
+    keep = round(share * len(selecting.labels))
+    for seed in SEEDS:
+        yield selectors_report.DEDUPLICATED, *selecting.run(SEMANTIC, ("sample", {"keep_rows": keep, "seed": seed}))
+
+
+def trained(train, kept, tests):
     """Accuracy on the tested pages, and its mean by label, of a classifier of the kept rows."""
     x, y, test_x, test_y = *train, *tests
     told = LogisticRegression(C=10, max_iter=500).fit(x[kept], y[kept]).predict(test_x) == test_y
@@ -214,14 +223,14 @@ def measure_usefulness(options, table, model, failures):
         originals, budget = train["original"].to_numpy(), train.num_rows
         rows = (selecting.vectors, selecting.labels)
         tests = (labelled.matrix(table, model)[tested], np.array(table["label"].to_pylist())[tested])
-        figures = lambda kept: {"kept": len(kept), "originals": len(set(originals[kept].tolist())), **trained(options, rows, kept, tests)}
+        figures = lambda kept: {"kept": len(kept), "different": len(set(originals[kept])) / len(kept), **trained(rows, kept, tests)}
         unbudgeted = {"all rows": np.arange(budget), "exact_dedup": selecting.run(("exact_dedup", {"columns": ["text"]}))[0]}
-        unbudgeted["semantic_dedup"] = selecting.run(("semantic_dedup", {"epsilon": selectors_report.EPSILON}))[0]
+        unbudgeted["semantic_dedup"] = selecting.run(SEMANTIC)[0]
         for name, kept in unbudgeted.items():
             whole.setdefault(name, []).append(figures(kept) | {"tested": len(tested)})
             print(f"planting {planting}: {name:26} {whole[name][-1]}", flush=True)
         for place, share in enumerate(SHARES):
-            for selector, kept, _ in selecting.selections(share):
+            for selector, kept, _ in [*selecting.selections(share), *deduplicated(selecting, share)]:
                 found = figures(kept) | {"planting": planting}
                 result.setdefault(selector, [[] for _ in SHARES])[place].append(found)
                 print(f"planting {planting}, {share:.0%}: {selector:26} {found}", flush=True)
@@ -236,6 +245,7 @@ def main():
     parser.add_argument("--onnxruntime", type=Path, help="ONNX Runtime for trommel; default the one that it finds")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write selectors_quality.md and selectors_quality.svg there")
     options = parser.parse_args()
+    threadpool_limits(1)  # many threads of small products wait for each other, by a factor of ten where other work runs beside
     near.need_trommel(options)
     options.model, options.models, options.trommel = options.model.absolute(), MODELS, str(Path(options.trommel).absolute())
     made, failures = labelled.sets(options), []

@@ -12,9 +12,8 @@ import numpy as np
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-EPSILON = 0.05  # of semantic_dedup alone
 NAME = "selectors_quality"
-RANDOM = "sample"
+RANDOM, DEDUPLICATED = "sample", "semantic_dedup, then sample"
 # key, heading, how it is written, whether lower is better
 QUALITY = [
     ("mean", "mean distance", "{:.3f}", True),
@@ -26,11 +25,11 @@ QUALITY = [
     ("lowest", "lowest, %", "{:.1f}", False),
     ("rare", "rare, %", "{:.1f}", False),
 ]
-PERCENT = {"labels", "lowest", "rare", "accuracy", "by_label", "originals"}
+PERCENT = {"labels", "lowest", "rare", "accuracy", "by_label", "different"}
 USEFULNESS = [
     ("accuracy", "accuracy, %", "{:.1f}", False),
     ("by_label", "by label, %", "{:.1f}", False),
-    ("originals", "originals, % of the budget", "{:.0f}", False),
+    ("different", "different pages, % of the kept rows", "{:.1f}", False),
 ]
 
 
@@ -42,49 +41,42 @@ def shown(value, key, form):
 
 def cell(found, selector, key, form, lower):
     """The figures of one selector and measure at all shares. Bold: the best of all at that share. Italic: worse than every random sample."""
-    cells = []
+    sign, cells = -1 if lower else 1, []
     for place, rows in enumerate(found[selector]):
-        if rows is None or not rows:
+        if not rows:
             cells.append("–")
             continue
-        sign = -1 if lower else 1
-        of = lambda name: None if not found[name][place] else sign * np.mean([row[key] for row in found[name][place]])
-        mine, best = of(selector), max(value for value in map(of, found) if value is not None)
+        mine = sign * np.mean([row[key] for row in rows])
+        best = max(sign * np.mean([row[key] for row in others[place]]) for others in found.values() if others[place])
         text = shown(sign * mine, key, form)
         if text == shown(sign * best, key, form):
             text = f"**{text}**"
-        elif selector != RANDOM and all(mine < least for least in worst(found[RANDOM][place], key, sign)):
+        elif selector != RANDOM and mine < np.mean([min(sign * values) for values in random_samples(found, place, key)]):
             text = f"_{text}_"
         cells.append(text)
     return " / ".join(cells)
 
 
-def worst(rows, key, sign):
-    """The worst random sample. With plantings, the mean over them of each seed."""
+def random_samples(found, place, key):
+    """A figure of the random samples at one share: an array for each planting, or one where there are none."""
     by_planting = {}
-    for row in rows:
-        by_planting.setdefault(row.get("planting"), []).append(sign * row[key])
-    return [np.mean([min(values) for values in by_planting.values()])]
+    for row in found[RANDOM][place]:
+        by_planting.setdefault(row.get("planting"), []).append(row[key])
+    return [np.array(values) for values in by_planting.values()]
 
 
 def spread(found, key, form):
-    """The standard deviation of the random samples at each share; with plantings, that inside them."""
-    cells = []
-    for rows in found[RANDOM]:
-        by_planting = {}
-        for row in rows:
-            by_planting.setdefault(row.get("planting"), []).append(row[key])
-        value = np.sqrt(np.mean([np.var(values, ddof=1) for values in by_planting.values()]))
-        digits = "{:.1f}" if form == "{:.0f}" else form
-        cells.append(shown(float(value), key, digits))
-    return "± " + " / ".join(cells)
+    """The standard deviation of the random samples at each share, that inside a planting."""
+    digits = "{:.1f}" if form == "{:.0f}" else form
+    deviations = [np.sqrt(np.mean([values.var(ddof=1) for values in random_samples(found, place, key)])) for place in range(len(found[RANDOM]))]
+    return "± " + " / ".join(shown(value, key, digits) for value in deviations)
 
 
 def table(found, measures):
     """A Markdown table: a line a selector."""
     lines = ["| | " + " | ".join(heading for _, heading, _, _ in measures) + " |", "|---" * (len(measures) + 1) + "|"]
     for selector in found:
-        name = "random (`sample`), mean" if selector == RANDOM else f"`{selector}`"
+        name = {RANDOM: "random (`sample`), mean", DEDUPLICATED: "`semantic_dedup`, then `sample`, mean"}.get(selector, f"`{selector}`")
         lines.append(f"| {name} | " + " | ".join(cell(found, selector, *measure) for measure in measures) + " |")
         if selector == RANDOM:
             lines.append("| its deviation | " + " | ".join(spread(found, key, form) for key, _, form, _ in measures) + " |")
@@ -97,7 +89,7 @@ def without_budget(whole):
     for name, rows in whole.items():
         of = lambda key: np.mean([row[key] for row in rows])
         title = name if " " in name else f"`{name}` alone"
-        lines.append(f"| {title} | {of('kept'):,.0f} | {of('originals'):,.0f} | {100 * of('accuracy'):.1f} | {100 * of('by_label'):.1f} |")
+        lines.append(f"| {title} | {of('kept'):,.0f} | {np.mean([row['kept'] * row['different'] for row in rows]):,.0f} | {100 * of('accuracy'):.1f} | {100 * of('by_label'):.1f} |")
     return "\n".join(lines)
 
 
@@ -155,9 +147,8 @@ def plot(path, figures):
     drawn, axes = plt.subplots(1, len(panels), figsize=(13, 4.4), sharey=True)
     for axis, (found, key, title, scale) in zip(axes, panels):
         for place, (share, colour) in enumerate(zip(figures["shares"], colours)):
-            band = [scale * row[key] for row in found[RANDOM][place]]
-            if "planting" in found[RANDOM][place][0]:
-                band = [np.mean(band)]
+            samples = scale * np.array(random_samples(found, place, key))
+            band = samples.mean(axis=0)  # of each seed, over the plantings
             axis.axvspan(min(band), max(band), color=colour, alpha=0.25, linewidth=0)
             axis.axvline(np.mean(band), color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
             dots = [(scale * np.mean([row[key] for row in found[name][place]]), y) for y, name in enumerate(names) if found[name][place]]
