@@ -77,7 +77,7 @@ def table(found, measures):
     lines = ["| | " + " | ".join(heading for _, heading, _, _ in measures) + " |", "|---" * (len(measures) + 1) + "|"]
     for selector in found:
         name = {RANDOM: "random (`sample`), mean", DEDUPLICATED: "`semantic_dedup`, then `sample`, mean"}.get(selector, f"`{selector}`")
-        lines.append(f"| {name} | " + " | ".join(cell(found, selector, *measure) for measure in measures) + " |")
+        lines.append(f"| {name} | " + " | ".join(cell(found, selector, key, form, lower) for key, _, form, lower in measures) + " |")
         if selector == RANDOM:
             lines.append("| its deviation | " + " | ".join(spread(found, key, form) for key, _, form, _ in measures) + " |")
     return "\n".join(lines)
@@ -138,12 +138,12 @@ def plot(path, figures):
     matplotlib.rcParams.update({"svg.hashsalt": NAME, "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
     pages, useful = figures["quality"]["pages"]["minilm"], figures["usefulness"]["budgets"]
     panels = [
-        (pages, "mean", "mean distance to the nearest\nkept row (lower is better)", 1),
-        (pages, "max", "largest distance\n(lower is better)", 1),
-        (pages, "labels", "labels with a kept row, %\n(higher is better)", 100),
-        (useful, "accuracy", "accuracy after training on the kept,\nhalf the rows copies, % (higher is better)", 100),
+        (pages, "mean", "pages: mean distance to the\nnearest kept row (lower is better)", 1),
+        (pages, "max", "pages: largest distance\n(lower is better)", 1),
+        (pages, "labels", "pages: labels with a kept row, %\n(higher is better)", 100),
+        (useful, "accuracy", "planted copies: accuracy of the\nclassifier, % (higher is better)", 100),
     ]
-    names, colours = list(pages)[::-1], ["#8fbbe0", "#3f7fbf", "#123f73"]
+    names, colours = list(useful)[::-1], ["#8fbbe0", "#3f7fbf", "#123f73"]
     drawn, axes = plt.subplots(1, len(panels), figsize=(13, 4.4), sharey=True)
     for axis, (found, key, title, scale) in zip(axes, panels):
         for place, (share, colour) in enumerate(zip(figures["shares"], colours)):
@@ -151,7 +151,8 @@ def plot(path, figures):
             band = samples.mean(axis=0)  # of each seed, over the plantings
             axis.axvspan(min(band), max(band), color=colour, alpha=0.25, linewidth=0)
             axis.axvline(np.mean(band), color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
-            dots = [(scale * np.mean([row[key] for row in found[name][place]]), y) for y, name in enumerate(names) if found[name][place]]
+            rows = [(y, found[name][place]) for y, name in enumerate(names) if name in found and found[name][place]]
+            dots = [(scale * np.mean([row[key] for row in measured]), y) for y, measured in rows]
             axis.plot(*zip(*dots), "o", color=colour, markersize=6, label=f"{share:.0%} kept", zorder=3)
         axis.set_title(title, fontsize=9)
         axis.grid(axis="y", color="#e4e4e4", linewidth=0.8)
