@@ -33,6 +33,8 @@ pub(super) struct Asked {
 pub(super) struct Candidates<'a> {
     /// Their vectors.
     pub(super) source: Source<'a>,
+    /// The [`crate::ids::RowId`] bits of each.
+    pub(super) ids: Vec<u64>,
     /// The labels of each; empty where the stage reads none.
     pub(super) labels: &'a [Box<[u8]>],
     /// What may be kept of them.
@@ -112,12 +114,14 @@ fn choose(
         let left = if places.is_empty() {
             Vec::new()
         } else if !quota.grouped() {
-            decide(&Candidates { source: all, labels: &gathered.labels, allowance: allowance.clone(), memory }, &mut said)?
+            let (ids, labels) = (gathered.rows.clone(), gathered.labels.as_slice());
+            decide(&Candidates { source: all, ids, labels, allowance: allowance.clone(), memory }, &mut said)?
         } else {
             let room = memory.beside(what, places.len() * all.dimensions() * size_of::<f32>()).ok();
             let (subset, mut buffer) = (Subset::new(all, &places), Vec::new());
             let own = if room.is_some() { Source::Memory(all.gather(&places, &mut buffer)?) } else { Source::File(&subset) };
-            decide(&Candidates { source: own, labels: &[], allowance: allowance.clone(), memory }, &mut said)?
+            let ids = places.iter().map(|place| gathered.rows[*place as usize]).collect();
+            decide(&Candidates { source: own, ids, labels: &[], allowance: allowance.clone(), memory }, &mut said)?
         };
         used += size - left.iter().map(|left| allowance.takes(left.row)).sum::<u64>();
         if quota.group.is_some() {

@@ -21,7 +21,7 @@ use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::engine::{Engine, Stop};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::ids::StageId;
+use crate::ids::{RowId, StageId};
 use crate::random::Random;
 use crate::select::Budget;
 use crate::select::type_balanced::{Labels, fill, select};
@@ -34,6 +34,8 @@ pub struct TypeBalancedSelectConfig {
     pub labels: String,
     /// Rows of a label, about; default 400.
     pub quota: u64,
+    /// Whether each source has a quota of each label of its own; default no.
+    pub per_source: bool,
     /// Rows of one label at least so similar are not both kept; default 0.85.
     pub threshold: f64,
     /// Whether labels below their quota take similar rows after all; default no.
@@ -57,6 +59,7 @@ pub const FIELDS: &[Field] = &[
         Presence::Int(400),
         "Rows of a label; a label goes above it only by rows that it shares with other labels.",
     ),
+    defaulted("per_source", Shape::Bool, Presence::Bool(false), "Whether each source has a quota of each label of its own."),
     defaulted(
         "threshold",
         Shape::Float { min: -1.0, max: 1.0, exclusive: false },
@@ -86,6 +89,7 @@ impl TypeBalancedSelectConfig {
         Self {
             labels: fields.text("labels").unwrap_or_default(),
             quota: fields.int("quota").unwrap_or_default().unsigned_abs(),
+            per_source: fields.bool("per_source").unwrap_or(false),
             threshold: fields.float("threshold").unwrap_or(1.0),
             fill: fields.bool("fill").unwrap_or(false),
             empty_fraction: fields.float("empty_fraction").unwrap_or_default(),
@@ -103,6 +107,7 @@ impl TypeBalancedSelectConfig {
             "fill": self.fill,
             "labels": self.labels,
             "on_bad_vector": self.on_bad_vector.word(),
+            "per_source": self.per_source,
             "quota": self.quota,
             "seed": self.seed,
             "threshold": self.threshold,
@@ -213,15 +218,18 @@ struct TypeBalancedSelect {
 
 impl Barrier for TypeBalancedSelect {
     fn run(self: Box<Self>, engine: &Arc<Engine>, input: Narrow) -> BoxFuture<'_, Result<Outcome>> {
+        let sources = input.sources.clone();
         // What is kept follows from the quotas; a budget of all rows bounds nothing.
         let asked = Asked { quota: Quota::all(), on_bad_vector: self.config.on_bad_vector, form: Form::Unit, trained_rows: 0 };
-        let decide = move |candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>| self.decide(candidates, stop, report);
+        let decide = move |candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>| {
+            self.decide(candidates, &sources, stop, report)
+        };
         Box::pin(selecting::select(engine, input, "selecting by labels", asked, decide))
     }
 }
 
 impl TypeBalancedSelect {
-    fn decide(&self, candidates: &Candidates<'_>, stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    fn decide(&self, candidates: &Candidates<'_>, sources: &[usize], stop: &Stop, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
         let config = &self.config;
         let source = candidates.source;
         let hashes = |row: &[u8]| row.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect::<Vec<u64>>();
@@ -230,8 +238,11 @@ impl TypeBalancedSelect {
         known.sort_unstable();
         known.dedup();
         let mut labels = Labels::default();
-        for row in candidates.labels {
-            labels.push(hashes(row).into_iter().filter_map(|hash| known.binary_search(&hash).ok()).map(|label| label as u32));
+        for (row, id) in candidates.labels.iter().zip(&candidates.ids) {
+            let shard = RowId::from_bits(*id).shard().ordinal();
+            let source = if config.per_source { sources.get(shard).copied().unwrap_or_default() } else { 0 };
+            let own = hashes(row).into_iter().filter_map(|hash| known.binary_search(&hash).ok()).map(|label| label as u32);
+            labels.push(own, source as u32);
         }
         let random = Random::new(config.seed, self.stage.as_str());
         let order = selecting::shuffled(source, &random)?;
@@ -282,7 +293,8 @@ impl TypeBalancedSelect {
         }
         report.insert("budget".into(), json!(source.rows() - left.len()));
         report.insert("labels".into(), json!(known.len()));
-        report.insert("labels_below_quota".into(), json!(accepted.rows.iter().filter(|rows| rows.len() < quota).count()));
+        let below = labels.sizes().keys().filter(|place| accepted.counts.get(place).is_none_or(|count| *count < quota)).count();
+        report.insert("labels_below_quota".into(), json!(below));
         report.insert("rows_without_labels".into(), json!(empty.len()));
         Ok(left)
     }

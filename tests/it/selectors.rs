@@ -511,4 +511,18 @@ fn type_balanced_select_meets_its_quotas() {
         .run(&["--overwrite"])
         .failed(3);
     assert!(said.contains("labels are texts or lists of texts"), "{said}");
+    // A quota in each source: 3 rows of a label in each, and still none near to another.
+    let sources = "  one: { parquet: { uri: in/000.parquet, id: id } }\n  two: { parquet: { uri: in/001.parquet, id: id } }";
+    let embed = "  - { id: v, input: [one, two], embed: { from: vec } }";
+    let stages =
+        format!("{embed}\n  - {{ id: s, type_balanced_select: {{ labels: kinds, quota: 3, per_source: true, threshold: 0.99 }} }}");
+    corpus.pipeline_with(sources, &stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    corpus.verify().ok();
+    let survivors: Vec<usize> = corpus.kept().iter().map(|id| id.parse().unwrap()).collect();
+    for label in ["org", "place", "person"] {
+        let own: Vec<usize> = survivors.iter().copied().filter(|row| labels(*row).contains(&label)).collect();
+        let of_one = own.iter().filter(|row| **row < 70).count();
+        assert_eq!([of_one, own.len() - of_one], [3, 3], "{label}: {own:?}");
+        assert!(own.iter().enumerate().all(|(at, a)| own[..at].iter().all(|b| !near(*a, *b))), "{label}");
+    }
 }
