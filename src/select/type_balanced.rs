@@ -10,15 +10,15 @@ use crate::error::Result;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels {
     ends: Vec<usize>,
-    labels: Vec<u32>,
+    numbers: Vec<u32>,
     sources: Vec<u32>,
 }
 
 impl Labels {
     /// Adds the next row.
     pub fn push(&mut self, labels: impl IntoIterator<Item = u32>, source: u32) {
-        self.labels.extend(labels);
-        self.ends.push(self.labels.len());
+        self.numbers.extend(labels);
+        self.ends.push(self.numbers.len());
         self.sources.push(source);
     }
 
@@ -48,7 +48,7 @@ impl Labels {
     pub fn of(&self, row: u32) -> &[u32] {
         let row = row as usize;
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
-        &self.labels[start..self.ends[row]]
+        &self.numbers[start..self.ends[row]]
     }
 
     /// The rows of each of `count` labels, in the order of `order`, which names each row once.

@@ -147,7 +147,9 @@ fn choose(
         report.insert("by_group".into(), json!(told));
     } else {
         // What a stage without a budget keeps, it says itself.
-        told.iter_mut().for_each(|said| report.append(said));
+        for said in &mut told {
+            report.append(said);
+        }
     }
     Ok((drops, report))
 }

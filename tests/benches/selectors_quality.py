@@ -50,7 +50,7 @@ SETTINGS = {
     "prototypes": {},
     "density_pruning": {},
     "cluster_permanent_pruning": {},
-    "codebook_select": {},  # one in 10, one in 5; 40 % is no whole number
+    "codebook_select": {},
     "redundancy_select": {},
     "variance_select": {},
     "maxvol_select": {"rank": 128, "tolerance": 0.001},  # with its defaults it stops at some 25 rows
@@ -114,9 +114,6 @@ class Selecting:
         for name, settings in SETTINGS.items():
             if name == "type_balanced_select":
                 yield name, *self.within_quota(keep)
-            elif name == "codebook_select":
-                if (1 / share).is_integer():
-                    yield name, *self.run((name, {"every": round(1 / share)}))
             else:
                 yield name, *self.run((name, settings | {"keep_rows": keep}))
 
@@ -187,7 +184,7 @@ def measure_quality(options, name, table, model, failures):
         found, keep = {}, round(share * table.num_rows)
         for selector, kept, report in selecting.selections(share):
             what = f"{name}, {model}, {share:.0%}, {selector}"
-            if len(kept) != keep and selector not in ("codebook_select", "type_balanced_select"):
+            if len(kept) != keep and selector != "type_balanced_select":
                 failures.append(f"{what}: {len(kept)} rows kept, not {keep}")
             failures += check_metrics(what, selecting.vectors[kept], report)
             found.setdefault(selector, []).append(quality(selecting, kept, report))

@@ -100,7 +100,7 @@ def kept_rows(found, selector):
 
 def quota_table(figures):
     """What the two stages that have quotas kept."""
-    own = ["codebook_select", "type_balanced_select"]
+    own = ["type_balanced_select"]
     lines = ["| | budget | " + " | ".join(f"`{name}`" for name in own) + " |", "|---" * (len(own) + 2) + "|"]
     parts = [(f"{name}, {model}", found) for name, models in figures["quality"].items() for model, found in models.items()]
     parts.append(("planted", figures["usefulness"]["budgets"]))

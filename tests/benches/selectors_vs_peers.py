@@ -13,9 +13,10 @@ The values are computed here for every set that was kept, in double precision su
 * covered: the mean over the rows of the highest cosine to a kept one, none below 0 (facility location; higher is better);
 * log det: of 1 + K / 0.01, K the cosines of the kept rows (a determinantal point process; higher is better);
 * mean cosine: of pairs of kept rows (lower is more varied).
+`same` is the share of the rows of the stage beside it that a peer keeps too.
 
 numpy_k_center is farthest first, one product of all rows with the new center each time; numpy_log_det the incremental Cholesky factor of
-Chen et al. 2018. apricot's facility location needs all similarities in memory (74 GiB at 100,000 rows): it is run on the first --dense-rows
+Chen et al. 2018; numpy_redundancy and numpy_variance are the formulas of PRISM and of LIFT. apricot's facility location needs all similarities in memory (74 GiB at 100,000 rows): it is run on the first --dense-rows
 rows, and trommel beside it on the same.
 """
 
@@ -47,7 +48,14 @@ STAGES = {
     "maxvol_select": {},
     "sample": {},
 }
-PEERS = ["numpy_k_center", "numpy_log_det", "apricot_facility_location"]
+# Each peer with the stage that it is beside.
+PEERS = {
+    "numpy_k_center": "k_center",
+    "numpy_log_det": "log_det_select",
+    "numpy_redundancy": "redundancy_select",
+    "numpy_variance": "variance_select",
+    "apricot_facility_location": "facility_location",
+}
 DENSE = {"facility_location", "apricot_facility_location"}  # also, or only, on fewer rows
 BLOCK = 4096
 
@@ -125,6 +133,21 @@ def numpy_log_det(x, keep):
     return chosen
 
 
+def numpy_redundancy(x, keep):
+    """The lowest mean cosine to all others of what is left of a row without the mean, from one sum."""
+    own = x - x.mean(axis=0)
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    return np.argsort(own @ own.sum(axis=0), kind="stable")[:keep].tolist()
+
+
+def numpy_variance(x, keep, explained=0.95):
+    """The greatest squared distance to the mean along the principal directions that explain that share of the variance."""
+    own = x - x.mean(axis=0)
+    values, axes = np.linalg.eigh(own.T @ own)
+    count = int(np.searchsorted(np.cumsum(values[::-1]), explained * values.sum())) + 1
+    return np.argsort(-np.square(own @ axes[:, ::-1][:, :count]).sum(axis=1), kind="stable")[:keep].tolist()
+
+
 def apricot_facility_location(x, keep):
     """apricot's lazy greedy on a matrix of cosines."""
     from apricot import FacilityLocationSelection
@@ -165,7 +188,7 @@ def main():
     parser.add_argument("--keep", type=int, default=1000)
     parser.add_argument("--dense-rows", type=int, default=10_000)
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=STAGES)
-    parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", help="of trommel, as its --memory takes it")
     parser.add_argument("--json", type=Path)
@@ -180,13 +203,16 @@ def main():
     truth = {rows: vectors.unit(vectors.read_vectors(pattern)).astype(np.float32) for rows, pattern in made.items()}
     jobs = [(stage, options.rows) for stage in options.stages] + [(stage, options.dense_rows) for stage in options.stages if stage in DENSE]
     jobs += [(name, options.dense_rows if name in DENSE else options.rows) for name in options.peers]
-    found = []
-    header = ("rows", "kept", "seconds", "process", "MiB", "radius", "covered", "log det", "mean cosine")
+    found, kept = [], {}
+    header = ("rows", "kept", "same", "seconds", "process", "MiB", "radius", "covered", "log det", "mean cosine")
     print(f"{'':28}" + "".join(f"{name:>12}" for name in header))
     for name, rows in jobs:
         run = run_trommel(options, name, made[rows], rows) if name in STAGES else run_peer(options, name, made[rows])
         worth = values(truth[rows], run["kept"])
-        cells = [rows, len(run["kept"]), f"{run['seconds']:.1f}", f"{run['process']:.1f}", run["peak"] >> 20]
+        kept[name, rows] = set(run["kept"])
+        both = kept.get((PEERS.get(name), rows))
+        same = f"{len(both & kept[name, rows]) / len(both):.3f}" if both else ""
+        cells = [rows, len(run["kept"]), same, f"{run['seconds']:.1f}", f"{run['process']:.1f}", run["peak"] >> 20]
         cells += [f"{worth['radius']:.4f}", f"{worth['covered']:.4f}", f"{worth['log_det']:.1f}", f"{worth['mean_cosine']:.4f}"]
         print(f"{name:28}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
         found.append({"name": name, "rows": rows, "kept": len(run.pop("kept"))} | run | worth)
