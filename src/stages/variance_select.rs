@@ -102,7 +102,7 @@ impl Stage for VarianceSelectConfig {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn canonical(&self) -> Value {
