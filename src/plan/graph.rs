@@ -323,7 +323,12 @@ fn check_added(outline: &Outline, names: &BTreeMap<&str, Input>, reached: &BTree
         let Some(stage) = outline.stages.get(index) else { continue };
         if stage.config.as_ref().is_some_and(|config| config.made_vectors().is_none() && config.repeats().is_none()) {
             let message = format!("the stage `{}` makes no column", reference.id);
-            out.add(&path, reference.position, message, Some("name a stage that makes vectors, such as `embed`".into()));
+            out.add(
+                &path,
+                reference.position,
+                message,
+                Some("name a stage that makes vectors, such as `embed`, or one that takes rows more than once (`oversample: true`)".into()),
+            );
         } else if !reached.contains(&Input::Stage(index)) {
             let message = format!("the rows of `{}` do not reach the sink", reference.id);
             out.add(&path, reference.position, message, Some("name a stage above the sink".into()));

@@ -52,26 +52,34 @@ pub fn open(values: &[f64], draws: &[u64], trim: f64) -> Vec<usize> {
 
 /// Coverage-centric sampling of values that are [`open`]: the places of those kept, in rising order.
 ///
-/// The range of the values is cut into `bins` strata of equal width, or into as many as the budget has units, so that few rows cover the
-/// range as well. Strata get equal parts of the budget, which counts rows by their `sizes`; what a small one cannot use goes to the
-/// others, and a rest to the highest ones. Inside a stratum those with the smallest `draws` are taken, up to the first that does not
-/// fit. Ties are broken by place.
+/// The range of the values is cut into `bins` strata of equal width, or into as many as the budget has rows of mean size, so that few rows
+/// cover the range as well. Strata get equal parts of the budget, which counts rows by their `sizes`; what a small one cannot use goes
+/// to the others, and a rest to the highest ones. Inside a stratum those with the smallest `draws` are taken, up to the first that does
+/// not fit; what all strata leave goes to the smallest draws of all, again until one does not fit. Ties are broken by place.
 #[must_use]
 pub fn strata(values: &[f64], draws: &[u64], sizes: &[u64], budget: u64, bins: usize) -> Vec<usize> {
     let (high, low) = values.iter().fold((f64::NEG_INFINITY, f64::INFINITY), |(high, low), x| (high.max(*x), low.min(*x)));
-    let bins = bins.min(usize::try_from(budget).unwrap_or(usize::MAX)).max(1);
+    let all: u64 = sizes.iter().sum();
+    let rows = if all > 0 { u128::from(budget) * values.len() as u128 / u128::from(all) } else { 0 };
+    let bins = bins.min(usize::try_from(rows).unwrap_or(usize::MAX)).max(1);
     let mut strata = vec![Vec::new(); bins];
     for (place, value) in values.iter().enumerate() {
         let stratum = if high > low { (high - value) / (high - low) * bins as f64 } else { 0.0 };
         strata[(stratum as usize).min(bins - 1)].push(place);
     }
     let held: Vec<u64> = strata.iter().map(|stratum| stratum.iter().map(|place| sizes[*place]).sum()).collect();
-    let mut taken = Vec::new();
+    let (mut taken, mut left, mut used) = (Vec::new(), Vec::new(), 0);
     for (mut stratum, part) in strata.into_iter().zip(divide(&held, &vec![1.0; bins], budget)) {
         stratum.sort_unstable_by_key(|place| (draws[*place], *place));
         let mut meter = Meter::new(part);
-        taken.extend(stratum.into_iter().take_while(|place| meter.offer(sizes[*place])));
+        let (fit, rest): (Vec<usize>, Vec<usize>) = stratum.into_iter().partition(|place| meter.offer(sizes[*place]));
+        taken.extend(fit);
+        left.extend(rest);
+        used += meter.used();
     }
+    left.sort_unstable_by_key(|place| (draws[*place], *place));
+    let mut rest = Meter::new(budget.saturating_sub(used));
+    taken.extend(left.into_iter().take_while(|place| rest.offer(sizes[*place])));
     taken.sort_unstable();
     taken
 }
@@ -150,8 +158,8 @@ mod tests {
         taken
     }
 
-    /// Three strata hold 12, 40 and 8 bytes: what the small ones cannot use goes to the other, where one row fits; at 20 bytes in all they
-    /// have 7, 7 and 6.
+    /// Three strata hold 12, 40 and 8 bytes: what the small ones cannot use goes to the other, where one row fits. 20 bytes are one row of mean
+    /// size, and one stratum.
     #[test]
     fn strata_are_given_bytes() {
         let (values, draws, sizes) = ([9.0, 9.0, 5.0, 5.0, 1.0], [1, 0, 1, 0, 0], [7, 5, 20, 20, 8]);

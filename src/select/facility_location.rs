@@ -14,8 +14,8 @@ use crate::error::Result;
 
 /// What a similarity of 1 is: single precision has no finer steps below 1.
 pub const ONE: u32 = 1 << 24;
-/// Rows whose similarities are looked at together: the sum of as many fits into 32 bits.
-const BLOCK: usize = 64;
+/// Rows whose similarities are looked at together, at most: the sum of as many fits into 32 bits.
+pub const BLOCK: usize = 64;
 /// Columns that one task lowers.
 const COLUMNS: usize = 1 << 12;
 /// From so many similarities on, several threads look at them.
@@ -33,6 +33,10 @@ pub fn units(cosine: f32) -> u32 {
 pub trait Similarities: Sync {
     /// How many rows there are.
     fn rows(&self) -> usize;
+    /// How many rows it is asked about at a time, at most [`BLOCK`].
+    fn block(&self) -> usize {
+        BLOCK
+    }
     /// The similarities of each of `rows` to all rows; `buffer` is there to lay them down.
     fn lines<'a>(&'a self, rows: &[u32], buffer: &'a mut Vec<u32>) -> Result<Vec<&'a [u32]>>;
 }
@@ -77,7 +81,7 @@ pub fn greedy(
                 changes.push(Change { row: row as u32, from: std::mem::replace(covered, *to), to: *to });
             }
         }
-        for changes in changes.chunks(BLOCK) {
+        for changes in changes.chunks(similarities.block()) {
             let rows: Vec<u32> = changes.iter().map(|change| change.row).collect();
             lower(&mut gains, &similarities.lines(&rows, &mut buffer)?, changes);
         }
@@ -89,9 +93,9 @@ pub fn greedy(
 fn sums(similarities: &impl Similarities, check: &impl Fn() -> Result<()>) -> Result<Vec<u64>> {
     let rows = similarities.rows();
     let (mut sums, mut buffer) = (Vec::with_capacity(rows), Vec::new());
-    for start in (0..rows).step_by(BLOCK) {
+    for start in (0..rows).step_by(similarities.block()) {
         check()?;
-        let block: Vec<u32> = (start as u32..rows.min(start + BLOCK) as u32).collect();
+        let block: Vec<u32> = (start as u32..rows.min(start + similarities.block()) as u32).collect();
         let lines = similarities.lines(&block, &mut buffer)?;
         let sum = |line: &&[u32]| line.iter().map(|similarity| u64::from(*similarity)).sum::<u64>();
         if block.len() * rows < MANY { sums.extend(lines.iter().map(sum)) } else { sums.par_extend(lines.par_iter().map(sum)) }

@@ -108,7 +108,7 @@ impl Share {
             let hint = Some("keep the one that you mean and remove the other".to_owned());
             fields.problem(out, "every", "`every` and a budget exclude each other", hint);
         }
-        for key in ["group", "per_source"].into_iter().filter(|key| quota.is_none() && fields.has(key)) {
+        for key in ["group", "per_source", "allocation"].into_iter().filter(|key| quota.is_none() && fields.has(key)) {
             fields.problem(
                 out,
                 key,

@@ -23,9 +23,9 @@ use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
 use crate::select::Allowance;
-use crate::select::facility_location::{Similarities, greedy, merge, units};
+use crate::select::facility_location::{BLOCK, Similarities, greedy, merge, units};
 use crate::vector::steady::products;
-use crate::vector::{Cells, KMeans, Rows, Source, Training, nearest};
+use crate::vector::{Cells, KMeans, Rows, Source, Subset, Training, nearest};
 
 /// Rows up to which `k: auto` compares all with all.
 const EXACT_ROWS: usize = 1 << 14;
@@ -201,21 +201,27 @@ fn choose(source: Source<'_>, cells: &Cells, allowance: &Allowance, memory: &Res
     let table = |rows: usize| memory.beside(WHAT, rows * rows * size_of::<u32>());
     let check = || stop.check();
     let keep = allowance.most(source.rows());
+    // What one task lays down of similarities that no table holds; whether there is a table follows from what is free when it is asked for.
+    let lines = |rows: usize| 2 * block(rows) * rows * size_of::<u32>();
     if cells.count() == 1 {
+        let _lines = memory.beside(WHAT, lines(source.rows()))?;
         let room = table(source.rows()).ok();
         let compared = Compared::new(source, room.is_some())?;
         return greedy(&compared, keep, allowance.fits(), check);
     }
     // Each cell gives the order in which its rows would be chosen, as far as it may be needed; those that are best of all are chosen.
     let of = |rows: &[u32], depth: usize| -> Result<Vec<(u32, f64)>> {
-        let _vectors = memory.beside(WHAT, rows.len() * source.dimensions() * size_of::<f32>())?;
-        let room = table(rows.len()).ok();
-        let mut buffer = Vec::new();
-        let compared = Compared::new(Source::Memory(source.gather(rows, &mut buffer)?), room.is_some())?;
+        let vectors = memory.beside(WHAT, rows.len() * source.dimensions() * size_of::<f32>()).ok();
+        let room = vectors.as_ref().and_then(|_| table(rows.len()).ok());
+        let (subset, mut buffer) = (Subset::new(source, rows), Vec::new());
+        let own = if vectors.is_some() { Source::Memory(source.gather(rows, &mut buffer)?) } else { Source::File(&subset) };
+        let compared = Compared::new(own, room.is_some())?;
         let chosen = greedy(&compared, depth, |_| true, check)?;
         Ok(chosen.into_iter().map(|(row, gain)| (rows[row as usize], gain)).collect())
     };
     let members = members(cells);
+    let largest = members.iter().map(Vec::len).max().unwrap_or(0);
+    let _lines = memory.beside(WHAT, rayon::current_num_threads() * lines(largest))?;
     let most = |cell: usize| members[cell].len().min(keep);
     // Twice the cell's share of the budget, and more where that was not enough.
     let mut depths: Vec<usize> =
@@ -261,6 +267,11 @@ fn distances(source: Source<'_>, cells: &Cells, kept: &[bool], memory: &Reservat
         }
     }
     Ok(distances)
+}
+
+/// Rows whose similarities are laid down at a time where no table holds them: as many as are a mebibyte, at least one.
+fn block(rows: usize) -> usize {
+    ((1 << 18) / rows.max(1)).clamp(1, BLOCK)
 }
 
 /// Rows that one task compares.
@@ -324,6 +335,10 @@ impl Similarities for Compared<'_> {
         self.source.rows()
     }
 
+    fn block(&self) -> usize {
+        if self.table.is_empty() { block(self.rows()) } else { BLOCK }
+    }
+
     fn lines<'a>(&'a self, wanted: &[u32], buffer: &'a mut Vec<u32>) -> Result<Vec<&'a [u32]>> {
         let rows = self.rows();
         if !self.table.is_empty() {
@@ -334,14 +349,14 @@ impl Similarities for Compared<'_> {
         let parts = self.source.pieces(|_, piece| {
             let mut product = Vec::new();
             products(own, piece, &mut product);
-            Ok(product)
+            Ok(product.into_iter().map(units).collect::<Vec<u32>>())
         })?;
         buffer.resize(wanted.len() * rows, 0);
         let mut start = 0;
         for part in parts {
             let width = part.len() / wanted.len().max(1);
             for (line, part) in buffer.chunks_mut(rows).zip(part.chunks(width)) {
-                line[start..start + width].iter_mut().zip(part).for_each(|(unit, cosine)| *unit = units(*cosine));
+                line[start..start + width].copy_from_slice(part);
             }
             start += width;
         }

@@ -338,6 +338,11 @@ impl GradientValueSelect {
         }
         report.insert("budget".into(), json!(budgets.iter().sum::<u64>()));
         report.insert(
+            "used".into(),
+            json!(if config.oversample { budgets.iter().sum() } else { meters.iter().map(Meter::used).sum::<u64>() }),
+        );
+        report.insert("unit".into(), json!(config.tasks().unit()));
+        report.insert(
             "tasks".into(),
             order
                 .iter()

@@ -165,14 +165,8 @@ impl Prototypes {
         let mut report = Map::new();
         let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
         // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
-        let mut budgets = sized.tally().budgets();
+        let budgets = sized.budgets_beside(&gathered.bad, config.on_bad_vector)?;
         let mut used = 0;
-        if config.on_bad_vector == OnBadVector::Keep {
-            for (row, _) in &gathered.bad {
-                let (group, size) = sized.of(*row)?;
-                budgets[group] = budgets[group].saturating_sub(size);
-            }
-        }
         let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows)?;
         bad.for_each(|drop| drops.push(drop));
         if rows == 0 {

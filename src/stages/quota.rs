@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, Sch
 use serde_json::{Map, Value, json};
 
 use super::columns::{Detail, cast_strictly, column, numbers, row_column, row_schema};
+use super::policy::OnBadVector;
 use super::seam::{Needs, ROW_ID, RowLocal, ScanContext};
 use crate::dataset::schema::text_values;
 use crate::declare::shape::{defaulted, optional};
@@ -395,8 +396,17 @@ impl Tally {
     /// The budgets of the groups, by their numbers. Fractions are rounded in the order of the groups' names, whatever order the rows
     /// came in.
     pub(super) fn budgets(&self) -> Vec<u64> {
-        let sizes: Vec<u64> = self.numbers.values().map(|number| self.sizes[*number]).collect();
-        let parts = self.quota.allocation.divide(&sizes, self.quota.amount.of(sizes.iter().sum()));
+        self.budgets_beside(&BTreeMap::new(), false)
+    }
+
+    /// The budgets of the groups where some rows cannot be chosen: `apart` is what these take, by group, and they use the budget up first
+    /// if they are `kept`. The budget is of all rows, and what is left of it is divided among those that can be chosen, so that as much is
+    /// kept as the budget says wherever the rows lie.
+    pub(super) fn budgets_beside(&self, apart: &BTreeMap<usize, u64>, kept: bool) -> Vec<u64> {
+        let size = |number: &usize| self.sizes[*number].saturating_sub(apart.get(number).copied().unwrap_or(0));
+        let sizes: Vec<u64> = self.numbers.values().map(size).collect();
+        let first = if kept { apart.values().sum() } else { 0 };
+        let parts = self.quota.allocation.divide(&sizes, self.quota.amount.of(self.sizes.iter().sum()).saturating_sub(first));
         let mut budgets = vec![0; sizes.len()];
         for (number, part) in self.numbers.values().zip(parts) {
             budgets[*number] = part;
@@ -449,6 +459,17 @@ pub(super) fn noted(shared: &SharedRowSizes) -> std::sync::MutexGuard<'_, RowSiz
 }
 
 impl RowSizes {
+    /// The budgets of the groups, by their numbers, where `bad` rows (with the names of their statuses) cannot be chosen: see
+    /// [`Tally::budgets_beside`].
+    pub(super) fn budgets_beside(&self, bad: &[(u64, &'static str)], policy: OnBadVector) -> Result<Vec<u64>> {
+        let mut apart = BTreeMap::new();
+        for (row, _) in bad {
+            let (group, size) = self.of(*row)?;
+            *apart.entry(group).or_insert(0) += size;
+        }
+        Ok(self.tally.budgets_beside(&apart, policy == OnBadVector::Keep))
+    }
+
     /// Group and size of a row, by its [`RowId`] bits.
     pub(super) fn of(&self, row: u64) -> Result<(usize, u64)> {
         let place = self.rows.binary_search_by_key(&row, |(row, ..)| *row);

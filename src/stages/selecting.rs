@@ -88,13 +88,7 @@ fn choose(
     let (quota, memory) = (&asked.quota, &gathered.memory);
     let mut report = Map::new();
     let bad = gathered.settle_bad(asked.on_bad_vector, &mut report)?;
-    let mut budgets = sized.tally().budgets();
-    if asked.on_bad_vector == OnBadVector::Keep {
-        for (row, _) in &gathered.bad {
-            let (group, size) = sized.of(*row)?;
-            budgets[group] = budgets[group].saturating_sub(size);
-        }
-    }
+    let budgets = sized.budgets_beside(&gathered.bad, asked.on_bad_vector)?;
     let mut members: Vec<(Vec<u32>, Vec<u64>)> = vec![Default::default(); budgets.len()];
     for (row, place) in gathered.rows.iter().zip(0..) {
         let (group, size) = sized.of(*row)?;
@@ -117,7 +111,13 @@ fn choose(
             let (ids, labels) = (gathered.rows.clone(), gathered.labels.as_slice());
             decide(&Candidates { source: all, ids, labels, allowance: allowance.clone(), memory }, &mut said)?
         } else {
-            let room = memory.beside(what, places.len() * all.dimensions() * size_of::<f32>()).ok();
+            // Only where as much is left for what is chosen by.
+            let bytes = places.len() * all.dimensions() * size_of::<f32>();
+            let twice = memory.beside(what, 2 * bytes).ok();
+            let room = twice.and_then(|twice| {
+                drop(twice);
+                memory.beside(what, bytes).ok()
+            });
             let (subset, mut buffer) = (Subset::new(all, &places), Vec::new());
             let own = if room.is_some() { Source::Memory(all.gather(&places, &mut buffer)?) } else { Source::File(&subset) };
             let ids = places.iter().map(|place| gathered.rows[*place as usize]).collect();
@@ -180,10 +180,11 @@ pub(super) fn first(candidates: &Candidates<'_>, order: &[u32], scores: &[f64]) 
     order.iter().enumerate().skip(candidates.allowance.beginning(order)).map(place).collect()
 }
 
-/// What is left when of each cell the first rows of `order` are kept, as its quota says; ranks are those in the cell.
+/// What is left when of each cell the first rows of `order` are kept, as its quota says; ranks are those in the cell. A cell of bytes or
+/// tokens ends with the first row that does not fit; what all cells leave goes to the first rows of `order`, again until one does not fit.
 pub(super) fn first_of_cells(candidates: &Candidates<'_>, order: &[u32], cells: &[u32], quotas: &[u64], scores: &[f64]) -> Vec<Left> {
     let mut meters: Vec<Meter> = quotas.iter().copied().map(Meter::new).collect();
-    let mut left = Vec::new();
+    let mut left: Vec<Left> = Vec::new();
     for row in order {
         let cell = cells[*row as usize];
         let meter = &mut meters[cell as usize];
@@ -192,6 +193,8 @@ pub(super) fn first_of_cells(candidates: &Candidates<'_>, order: &[u32], cells: 
             left.push(Left { row: *row, score: scores[*row as usize], rank, budget, cell: Some(cell) });
         }
     }
+    let mut rest = Meter::new(quotas.iter().sum::<u64>() - meters.iter().map(Meter::used).sum::<u64>());
+    left.retain(|left| !rest.offer(candidates.allowance.takes(left.row)));
     left
 }
 

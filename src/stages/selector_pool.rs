@@ -358,10 +358,7 @@ impl SelectorPool {
         let bad = gathered.settle_bad(config.on_bad_vector, &mut report)?;
         let size = |row: &u64| sized.of(*row).map(|(_, size)| size);
         // The budget is of all rows that reach the stage; those that cannot be placed use it up first.
-        let mut keep = sized.tally().budgets().iter().sum::<u64>();
-        if config.on_bad_vector == OnBadVector::Keep {
-            keep = keep.saturating_sub(gathered.bad.iter().map(|(row, _)| size(row)).sum::<Result<u64>>()?);
-        }
+        let keep = sized.budgets_beside(&gathered.bad, config.on_bad_vector)?.iter().sum::<u64>();
         let sizes = gathered.rows.iter().map(size).collect::<Result<Vec<u64>>>()?;
         report.insert("budget".into(), json!(keep));
         let mut drops = Drops::for_rows(&gathered.memory, bad.len() + rows)?;

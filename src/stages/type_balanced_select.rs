@@ -209,6 +209,9 @@ impl RowLocal for LabelHashes {
     }
 }
 
+/// Bytes a label of a row: its hash, its number, and where all labels differ a list and two counts of its own.
+const LABEL_BYTES: usize = 192;
+
 /// Accepts rows label by label, the rarest first.
 #[derive(Debug)]
 struct TypeBalancedSelect {
@@ -234,7 +237,7 @@ impl TypeBalancedSelect {
         let source = candidates.source;
         let hashes = |row: &[u8]| row.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect::<Vec<u64>>();
         let mut known: Vec<u64> = candidates.labels.iter().flat_map(|row| hashes(row)).collect();
-        let _memory = candidates.memory.beside("selecting by labels", 4 * size_of_val(known.as_slice()))?;
+        let _memory = candidates.memory.beside("selecting by labels", LABEL_BYTES * known.len())?;
         known.sort_unstable();
         known.dedup();
         let mut labels = Labels::default();

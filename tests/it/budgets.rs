@@ -25,10 +25,15 @@ fn label(row: usize) -> Option<&'static str> {
 }
 
 fn batch(rows: std::ops::Range<usize>) -> RecordBatch {
+    batch_with(rows, |_| true)
+}
+
+/// The same with vectors for some rows only.
+fn batch_with(rows: std::ops::Range<usize>, has_vector: impl Fn(usize) -> bool) -> RecordBatch {
     let ids: StringArray = rows.clone().map(|row| Some(format!("r{row}"))).collect();
     let texts: StringArray = rows.clone().map(|row| (row % 17 != 3).then(|| text(row))).collect();
     let labels: StringArray = rows.clone().map(label).collect();
-    let vector = |row: usize| Some(vec![Some((row as f32).sin()), Some((row as f32 * 1.3).cos()), Some(0.1)]);
+    let vector = |row: usize| has_vector(row).then(|| vec![Some((row as f32).sin()), Some((row as f32 * 1.3).cos()), Some(0.1)]);
     let vectors = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(rows.map(vector), 3);
     let columns: [(&str, ArrayRef); 4] =
         [("id", Arc::new(ids)), ("text", Arc::new(texts)), ("label", Arc::new(labels)), ("v", Arc::new(vectors))];
@@ -194,8 +199,29 @@ fn the_ranking_by_vectors_is_cut_where_the_budget_ends() {
                 assert_eq!(found, kept(&format!("keep_rows: {}", found.len())), "{stage}{keys}");
                 assert!(takes(&kept(&format!("keep_rows: {}", found.len() + 1))) > budget, "{stage}{keys}");
             } else {
-                // Each of three clusters leaves less than one row's worth.
-                assert!(used + 3 * size(9, unit) > budget, "{stage}{keys} {used}");
+                // What the clusters leave goes to the first rows of all.
+                assert!(used + size(9, unit) > budget, "{stage}{keys} {used}");
+            }
+        }
+    }
+}
+
+/// Rows without vectors lie in one group: kept, they use the budget up first; dropped, they use none of it up. It is met exactly all the same.
+#[test]
+fn rows_that_cannot_be_chosen_change_no_total() {
+    let corpus = Corpus::new();
+    let sound = |row: usize| label(row) != Some("b") || row > 200;
+    write_shard(&corpus.at("one/a.parquet"), &batch_with(0..300, sound), 50);
+    write_shard(&corpus.at("two/b.parquet"), &batch_with(300..600, sound), 50);
+    let bad = (0..600).filter(|row| !sound(*row)).count();
+    assert_eq!(bad, 63);
+    for (stage, keys, _) in BY_VECTORS.into_iter().chain([("prototypes", ", k: 3", true)]) {
+        for groups in ["", ", group: label", ", group: label, per_source: true, allocation: balanced"] {
+            for (policy, kept_bad) in [("keep", bad), ("drop", 0)] {
+                let keys = format!("keep_rows: 90, on_bad_vector: {policy}{groups}{keys}");
+                let kept = run(&corpus, &by_vectors(stage, &keys, "true"), &[]).kept();
+                let of_bad = kept.iter().filter(|id| !sound(id[1..].parse().unwrap())).count();
+                assert_eq!((kept.len(), of_bad), (90, kept_bad), "{stage} {keys}");
             }
         }
     }
