@@ -36,13 +36,39 @@ pub fn add_products(sum: &mut [f64], a: &[f64], b: &[f64], d: usize) {
     if d == 0 {
         return;
     }
-    sum.par_chunks_mut(TILE * d).enumerate().for_each(|(tile, sums)| {
-        for (a, b) in a.chunks_exact(d).zip(b.chunks_exact(d)) {
-            for (sum, a) in sums.chunks_exact_mut(d).zip(&a[tile * TILE..]) {
-                add_scaled(sum, *a, b);
+    sum.par_chunks_mut(TILE * d).enumerate().for_each(|(tile, sums)| add_tile(sums, a, b, d, tile * TILE));
+}
+
+/// The rows of [`add_products`] from `first` on, as many as `sums` has; with wide instructions where there are some, to the same bits.
+fn add_tile(sums: &mut [f64], a: &[f64], b: &[f64], d: usize, first: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        struct Tile<'a>(&'a mut [f64], &'a [f64], &'a [f64], usize, usize);
+        impl pulp::NullaryFnOnce for Tile<'_> {
+            type Output = ();
+
+            #[expect(clippy::inline_always, reason = "a function takes the wide instructions of its caller only if it is part of it")]
+            #[inline(always)]
+            fn call(self) {
+                portable_tile(self.0, self.1, self.2, self.3, self.4);
             }
         }
-    });
+        simd.vectorize(Tile(sums, a, b, d, first));
+        return;
+    }
+    portable_tile(sums, a, b, d, first);
+}
+
+#[expect(clippy::inline_always, reason = "as above")]
+#[inline(always)]
+fn portable_tile(sums: &mut [f64], a: &[f64], b: &[f64], d: usize, first: usize) {
+    for (a, b) in a.chunks_exact(d).zip(b.chunks_exact(d)) {
+        for (sum, factor) in sums.chunks_exact_mut(d).zip(&a[first..]) {
+            for (sum, b) in sum.iter_mut().zip(b) {
+                *sum += factor * b;
+            }
+        }
+    }
 }
 
 /// `A B`, for `A` of rows of `inner` numbers and `B` of `inner` rows of `columns` numbers.
