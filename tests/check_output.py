@@ -61,6 +61,7 @@ REASONS = {
     "score_filter": {"filtered", "not_selected"},
     "gradient_value_select": {"not_selected", "bad_vector"},
     "diversity_metrics": {"bad_vector"},
+    "snippet_pairing": {"bad_vector"},
     "label_consistency_screen": set(),
     "online_loss_filter": {"not_selected"},
     "selector_pool": {"not_selected", "bad_vector"},

@@ -171,15 +171,20 @@ async fn keep_table(cx: &RunContext, key: &TaskKey, mut table: Table) -> Result<
 /// A batch of a table with the rows that it names numbered by the run's shards alone, as the dataset is: the barrier counts those of the
 /// state first.
 fn of_run(batch: RecordBatch, known: usize) -> Result<RecordBatch> {
-    let Some((place, _)) = batch.schema_ref().column_with_name(ROW_ID).filter(|_| known > 0) else { return Ok(batch) };
+    if known == 0 {
+        return Ok(batch);
+    }
     let moved = |id: &u64| {
         let id = RowId::from_bits(*id);
         let shard = id.shard().ordinal().checked_sub(known).and_then(ShardId::try_new);
         shard.and_then(|shard| RowId::try_new(shard, id.row())).map(RowId::to_bits)
     };
-    let ids: Option<Vec<u64>> = batch.column(place).as_primitive::<UInt64Type>().values().iter().map(moved).collect();
     let mut columns = batch.columns().to_vec();
-    columns[place] = Arc::new(UInt64Array::from(ids.ok_or_else(|| Error::internal("a table names a row of the state"))?));
+    for (field, column) in batch.schema_ref().fields().iter().zip(&mut columns).filter(|(field, _)| field.name().ends_with(ROW_ID)) {
+        let ids = column.as_primitive_opt::<UInt64Type>().and_then(|ids| ids.values().iter().map(moved).collect::<Option<Vec<u64>>>());
+        let ids = ids.ok_or_else(|| Error::internal(format!("a table names a row of the state column=`{}`", field.name())))?;
+        *column = Arc::new(UInt64Array::from(ids));
+    }
     RecordBatch::try_new(batch.schema(), columns).context(Kind::Internal, || "cannot number the rows of a table".into())
 }
 

@@ -1,4 +1,5 @@
-//! Tables that stages leave in the dataset beside their decisions: `tables/<stage>/<name>.parquet`, rows named as in the lineage.
+//! Tables that stages leave in the dataset beside their decisions: `tables/<stage>/<name>.parquet`, rows named as in the lineage. A column that is
+//! named by [`ROW_ID`] with something before it names another row, by the same columns with that before their names.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,11 +59,9 @@ fn copy(cx: &RunContext, from: &Path, folder: &Path, path: String) -> Result<Out
 fn published(schema: &SchemaRef) -> SchemaRef {
     let word = || DataType::Dictionary(Box::new(DataType::UInt32), Box::new(DataType::Utf8));
     let fields = schema.fields().iter().flat_map(|field| -> Vec<FieldRef> {
-        if field.name() != ROW_ID {
-            return vec![Arc::clone(field)];
-        }
-        let fields = [Field::new("source", word(), false), Field::new("shard", word(), false), Field::new("row", DataType::UInt64, false)];
-        fields.into_iter().map(Arc::new).collect()
+        let Some(which) = field.name().strip_suffix(ROW_ID) else { return vec![Arc::clone(field)] };
+        let names = [("source", word()), ("shard", word()), ("row", DataType::UInt64)];
+        names.into_iter().map(|(name, kind)| Arc::new(Field::new(format!("{which}{name}"), kind, false))).collect()
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
@@ -71,7 +70,7 @@ fn published(schema: &SchemaRef) -> SchemaRef {
 fn renamed(cx: &RunContext, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if field.name() != ROW_ID {
+        if !field.name().ends_with(ROW_ID) {
             columns.push(Arc::clone(column));
             continue;
         }

@@ -2,7 +2,6 @@
 
 pub mod allocation;
 pub mod allowance;
-pub mod budget;
 pub mod coverage;
 pub mod density;
 pub mod facility_location;
@@ -12,9 +11,10 @@ pub mod meter;
 pub mod online_loss;
 pub mod prototypes;
 pub mod quota;
+pub mod share;
 pub mod type_balanced;
 pub mod weighted;
 
 pub use allowance::Allowance;
-pub use budget::Budget;
 pub use meter::Meter;
+pub use share::share;

@@ -82,9 +82,7 @@ impl Accepted {
             *self.counts.entry(labels.place(*own, row)).or_insert(0) += 1;
         }
     }
-}
 
-impl Accepted {
     /// Whether a label has as many rows of a row's source as it may.
     fn full(&self, labels: &Labels, label: usize, row: u32, quota: usize) -> bool {
         self.counts.get(&labels.place(label as u32, row)).is_some_and(|count| *count >= quota)

@@ -188,13 +188,6 @@ impl FacilityLocation {
     }
 }
 
-/// The rows of each cell, in row order.
-fn members(cells: &Cells) -> Vec<Vec<u32>> {
-    let mut members = vec![Vec::new(); cells.count()];
-    (0..cells.rows() as u32).for_each(|row| members[cells.own(row) as usize].push(row));
-    members
-}
-
 /// The rows chosen, each with its gain, best first.
 fn choose(source: Source<'_>, cells: &Cells, allowance: &Allowance, memory: &Reservation, stop: &Stop) -> Result<Vec<(u32, f64)>> {
     const WHAT: &str = "comparing the rows of a cell";
@@ -219,7 +212,7 @@ fn choose(source: Source<'_>, cells: &Cells, allowance: &Allowance, memory: &Res
         let chosen = greedy(&compared, depth, |_| true, check)?;
         Ok(chosen.into_iter().map(|(row, gain)| (rows[row as usize], gain)).collect())
     };
-    let members = members(cells);
+    let members = cells.members();
     let largest = members.iter().map(Vec::len).max().unwrap_or(0);
     let _lines = memory.beside(WHAT, rayon::current_num_threads() * lines(largest))?;
     let most = |cell: usize| members[cell].len().min(keep);
@@ -253,7 +246,7 @@ fn choose(source: Source<'_>, cells: &Cells, allowance: &Allowance, memory: &Res
 /// For each row 1 - cosine to the nearest kept row of its cell, at most 1; 0 for kept rows.
 fn distances(source: Source<'_>, cells: &Cells, kept: &[bool], memory: &Reservation) -> Result<Vec<f64>> {
     let mut distances = vec![0.0; source.rows()];
-    for rows in members(cells) {
+    for rows in cells.members() {
         let (near, far): (Vec<u32>, Vec<u32>) = rows.into_iter().partition(|row| kept[*row as usize]);
         let _memory = memory.beside("measuring what is kept", near.len() * source.dimensions() * size_of::<f32>())?;
         let mut buffer = Vec::new();

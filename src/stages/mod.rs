@@ -40,6 +40,7 @@ pub mod seam;
 mod selecting;
 pub mod selector_pool;
 pub mod semantic_dedup;
+pub mod snippet_pairing;
 pub mod type_balanced_select;
 pub mod variance_select;
 mod vectors;
@@ -69,6 +70,7 @@ pub use sample::SampleConfig;
 pub use score_filter::ScoreFilterConfig;
 pub use selector_pool::SelectorPoolConfig;
 pub use semantic_dedup::SemanticDedupConfig;
+pub use snippet_pairing::SnippetPairingConfig;
 pub use type_balanced_select::TypeBalancedSelectConfig;
 pub use variance_select::VarianceSelectConfig;
 pub use weighted_score_filter::WeightedScoreFilterConfig;
@@ -98,6 +100,8 @@ pub enum StageConfig {
     Prototypes(PrototypesConfig),
     /// `online_loss_filter`.
     OnlineLossFilter(OnlineLossFilterConfig),
+    /// `snippet_pairing`.
+    SnippetPairing(SnippetPairingConfig),
     /// `diversity_metrics`.
     DiversityMetrics(DiversityMetricsConfig),
     /// `label_consistency_screen`.
@@ -164,6 +168,11 @@ pub const KINDS: &[Field] = &[
         "online_loss_filter",
         Shape::Map(online_loss_filter::FIELDS),
         "Replays recorded losses, and drops the rows that a model which sees them once need not train on.",
+    ),
+    optional(
+        "snippet_pairing",
+        Shape::Map(snippet_pairing::FIELDS),
+        "Drops nothing, and pairs rows of a group that have to do with each other and do not repeat each other (MDCure).",
     ),
     optional("diversity_metrics", Shape::Map(diversity_metrics::FIELDS), "Drops nothing, and reports how many directions the vectors use."),
     optional(
@@ -251,6 +260,7 @@ impl StageConfig {
             "semantic_dedup" => Self::SemanticDedup(SemanticDedupConfig::read(fields, out)),
             "prototypes" => Self::Prototypes(PrototypesConfig::read(fields, out)),
             "online_loss_filter" => Self::OnlineLossFilter(OnlineLossFilterConfig::read(fields, out)),
+            "snippet_pairing" => Self::SnippetPairing(SnippetPairingConfig::read(fields, out)),
             "diversity_metrics" => Self::DiversityMetrics(DiversityMetricsConfig::read(fields, out)),
             "label_consistency_screen" => Self::LabelConsistencyScreen(LabelConsistencyScreenConfig::read(fields, out)),
             "selector_pool" => Self::SelectorPool(SelectorPoolConfig::read(fields, out)),
@@ -288,6 +298,7 @@ impl std::ops::Deref for StageConfig {
             Self::SemanticDedup(config) => config,
             Self::Prototypes(config) => config,
             Self::OnlineLossFilter(config) => config,
+            Self::SnippetPairing(config) => config,
             Self::DiversityMetrics(config) => config,
             Self::LabelConsistencyScreen(config) => config,
             Self::SelectorPool(config) => config,

@@ -18,7 +18,7 @@ use crate::diagnostic::Diagnostics;
 use crate::engine::{Engine, Reservation, RowStream, map};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::RowId;
-use crate::select::{Budget, allocation};
+use crate::select::{allocation, share};
 use crate::text::words::words;
 use crate::words;
 
@@ -103,7 +103,7 @@ impl Amount {
     /// The amount out of `size`, which is counted in rows, bytes or tokens as the amount is.
     pub(super) fn of(self, size: u64) -> u64 {
         match self {
-            Self::Fraction(fraction) => Budget::Fraction(fraction).of(usize::try_from(size).unwrap_or(usize::MAX)) as u64,
+            Self::Fraction(fraction) => share(fraction, size),
             Self::Rows(amount) | Self::Bytes(amount) | Self::Tokens(amount) => amount.min(size),
         }
     }

@@ -23,7 +23,7 @@ use crate::engine::{Engine, Stop};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ids::{RowId, StageId};
 use crate::random::Random;
-use crate::select::Budget;
+use crate::select::share;
 use crate::select::type_balanced::{Labels, fill, select};
 use crate::vector::similarity;
 
@@ -272,8 +272,8 @@ impl TypeBalancedSelect {
             report.insert("filled".into(), json!(fill(&labels, &order, quota, &mut accepted, nearest)?));
         }
         let empty: Vec<u32> = order.iter().copied().filter(|row| labels.of(*row).is_empty()).collect();
-        let wanted = Budget::Fraction(config.empty_fraction).of(empty.len());
-        empty.iter().take(wanted).for_each(|row| accepted.kept[*row as usize] = true);
+        let wanted = share(config.empty_fraction, empty.len() as u64);
+        empty.iter().take(wanted as usize).for_each(|row| accepted.kept[*row as usize] = true);
         // A row's place among those of its rarest label.
         let rows_of = labels.rows_of(known.len(), &order);
         let mut ranks = vec![0_u64; source.rows()];
@@ -287,7 +287,7 @@ impl TypeBalancedSelect {
         for row in (0..source.rows() as u32).filter(|row| !accepted.kept[*row as usize]) {
             stop.check()?;
             let own = labels.of(row);
-            let budget = if own.is_empty() { wanted as u64 } else { config.quota };
+            let budget = if own.is_empty() { wanted } else { config.quota };
             let mut score = 0.0_f64;
             for label in own {
                 score = score.max(nearest(row, &accepted.rows[*label as usize])?);

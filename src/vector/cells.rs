@@ -92,6 +92,14 @@ impl Cells {
         self.nearest.chunks(self.width).map(|cells| cells[0]).collect()
     }
 
+    /// The rows of each cell, in row order.
+    #[must_use]
+    pub fn members(&self) -> Vec<Vec<u32>> {
+        let mut members = vec![Vec::new(); self.count()];
+        (0..self.rows() as u32).for_each(|row| members[self.own(row) as usize].push(row));
+        members
+    }
+
     /// The cells that a row is compared with, its own first.
     #[must_use]
     pub fn of(&self, row: u32) -> &[u32] {

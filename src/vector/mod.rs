@@ -24,6 +24,7 @@ pub mod maxvol;
 pub mod mean;
 pub mod moments;
 pub mod neighbours;
+pub mod pairing;
 pub mod recall;
 pub mod redundancy;
 pub mod source;

@@ -16,8 +16,8 @@ The values are computed here for every set that was kept, in double precision su
 `same` is the share of the rows of the stage beside it that a peer keeps too.
 
 numpy_k_center is farthest first, one product of all rows with the new center each time; numpy_log_det the incremental Cholesky factor of
-Chen et al. 2018; numpy_redundancy and numpy_variance are the formulas of PRISM and of LIFT. apricot's facility location needs all similarities in memory (74 GiB at 100,000 rows): it is run on the first --dense-rows
-rows, and trommel beside it on the same.
+Chen et al. 2018; numpy_redundancy and numpy_variance are the formulas of PRISM and of LIFT, in single precision. apricot's facility location
+needs all similarities in memory (74 GiB at 100,000 rows): it is run on --dense-rows rows, and trommel beside it on the same.
 """
 
 import argparse

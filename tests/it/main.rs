@@ -23,6 +23,7 @@ mod init;
 mod labels;
 mod methods;
 mod near;
+mod pairing;
 mod pairs;
 mod quarantine;
 mod reliability;

@@ -21,7 +21,8 @@ use trommel::stages::semantic_dedup::{Epsilon, Method, OnEqual, Rule};
 use trommel::stages::weighted_score_filter::{Criterion, OnMissing};
 use trommel::stages::{
     DiversityMetricsConfig, ExactDedupConfig, FilterConfig, GradientValueSelectConfig, LabelConsistencyScreenConfig,
-    OnlineLossFilterConfig, SampleConfig, ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig, WeightedScoreFilterConfig,
+    OnlineLossFilterConfig, SampleConfig, ScoreFilterConfig, SelectorPoolConfig, SemanticDedupConfig, SnippetPairingConfig,
+    WeightedScoreFilterConfig,
 };
 
 /// One row: id, text, number, score.
@@ -163,6 +164,15 @@ fn stages() -> Vec<Box<dyn Stage>> {
             sample_texts: 3,
             flag_ratio: 0.3,
             seed: 4,
+        }),
+        Box::new(SnippetPairingConfig {
+            group: "text".into(),
+            threshold: 0.7,
+            min_words: 3,
+            sample_rows: None,
+            embedding: None,
+            seed: 4,
+            on_bad_vector: OnBadVector::Keep,
         }),
         Box::new(DiversityMetricsConfig {
             embedding: None,
