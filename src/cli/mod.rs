@@ -101,7 +101,7 @@ enum Command {
     Pairs(pairs::PairsArguments),
     /// Print a first pipeline file, made from the shards' schema
     Init(init::InitArguments),
-    /// Drop exact duplicates without a pipeline file
+    /// Drop exact or near duplicates without a pipeline file
     Dedup(dedup::DedupArguments),
     /// Print the JSON Schema of the pipeline file, for editors
     #[command(after_help = "Examples:

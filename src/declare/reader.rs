@@ -259,7 +259,7 @@ fn check_scalar(node: &Node, shape: &Shape, path: &str, out: &mut Diagnostics) {
             }
         }
         (Shape::Bytes, Value::Int(value)) => {
-            refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}MiB`")));
+            refuse(format!("the size {value} has no unit"), Some(format!("write it with a unit, such as `{value}B` or `64MiB`")));
         }
         (Shape::Compression, Value::Text(text)) => {
             if parse_compression(text).is_none() {
@@ -390,7 +390,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, Refusal> {
         return Err((format!("expected a size such as `64MiB`, found the text `{}`", shown(text)), general()));
     }
     if unit.is_empty() {
-        return Err((format!("the size {count} has no unit"), Some(format!("write it with a unit, such as `{count}MiB`"))));
+        return Err((format!("the size {count} has no unit"), Some(format!("write it with a unit, such as `{count}B` or `64MiB`"))));
     }
     let Some((_, shift)) = UNITS.iter().find(|(name, _)| *name == unit) else {
         let near = match unit.to_ascii_lowercase().as_str() {

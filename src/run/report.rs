@@ -228,6 +228,9 @@ fn stage_lines(report: &serde_json::Map<String, Value>) -> Vec<String> {
             let (ratio, matched) = (entry["ratio"].as_f64().unwrap_or(0.0), count(entry["matched"].as_u64().unwrap_or(0)));
             lines.push(format!("{} of {} in {}: {ratio:.3} of {matched}", word("label"), word("names_of"), word("texts_of")));
         }
+        if number("unshared_labels") > 0 {
+            lines.push(format!("{} labels of one source alone, compared with nothing", count(number("unshared_labels"))));
+        }
         if number("unsound_entities") > 0 {
             lines.push(format!("entities that do not stand in their texts: {}", count(number("unsound_entities"))));
         }

@@ -404,13 +404,14 @@ impl Sampled {
         Ok(())
     }
 
-    /// Leaves what can be compared: labels of several sources, and the texts of these sources.
-    fn keep_shared(&mut self) {
+    /// Leaves what can be compared: labels of several sources, and the texts of these sources. Gives how many labels one source alone has.
+    fn keep_shared(&mut self) -> usize {
         let mut sources_of: BTreeMap<u64, usize> = BTreeMap::new();
         self.names.keys().for_each(|(_, label)| *sources_of.entry(*label).or_default() += 1);
         self.names.retain(|(_, label), _| sources_of.get(label).is_some_and(|sources| *sources > 1));
         let compared: BTreeSet<usize> = self.names.keys().map(|(source, _)| *source).collect();
         self.rows.iter_mut().enumerate().filter(|(source, _)| !compared.contains(source)).for_each(|(_, rows)| rows.clear());
+        sources_of.values().filter(|sources| **sources == 1).count()
     }
 }
 
@@ -580,7 +581,7 @@ impl LabelConsistencyScreen {
         named: &dyn NamedRows,
         sources: &[String],
     ) -> Result<(Map<String, Value>, Vec<Table>)> {
-        sampled.keep_shared();
+        let unshared = sampled.keep_shared();
         let mut read = self.read(&sampled, named)?;
         // In the order of their draws: the first that holds a name answers for it.
         let mut of = |rows: &BTreeSet<(u64, u64)>| -> Asked {
@@ -612,6 +613,7 @@ impl LabelConsistencyScreen {
             ("flagged_labels", json!(compared.iter().filter(|of| flagged(of)).count())),
             ("flag_ratio", json!(self.config.flag_ratio)),
             ("not_annotated", json!(sampled.not_annotated)),
+            ("unshared_labels", json!(unshared)),
             ("unsound_entities", json!(sampled.unsound)),
             ("worst_labels", compared.iter().filter(|of| of.counts.matched() > 0).take(TOLD_LABELS).map(told).collect()),
         ];

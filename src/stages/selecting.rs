@@ -123,7 +123,8 @@ fn choose(
             let ids = places.iter().map(|place| gathered.rows[*place as usize]).collect();
             decide(&Candidates { source: own, ids, labels: &[], allowance: allowance.clone(), memory }, &mut said)?
         };
-        used += size - left.iter().map(|left| allowance.takes(left.row)).sum::<u64>();
+        let taken = size - left.iter().map(|left| allowance.takes(left.row)).sum::<u64>();
+        used += taken;
         if quota.group.is_some() {
             said.insert("group".into(), json!(name));
         }
@@ -133,6 +134,7 @@ fn choose(
         if quota.grouped() {
             said.insert("rows".into(), json!(places.len()));
             said.insert("budget".into(), json!(budget));
+            said.insert("used".into(), json!(taken));
         }
         if told.len() < TOLD_GROUPS {
             told.push(said);
