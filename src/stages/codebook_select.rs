@@ -3,11 +3,12 @@
 //! TL;DR (Wang et al., Too Large; Data Reduction for Vision-Language Pre-Training, 2023): rows are clustered by their codes of a learned
 //! codebook, whitened (a stage `embed: {from}` and one of `embedding_whitening` above), and each cluster is thinned.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
+use super::cells::{self, Assigned};
 use super::policy::{self, Clusters, OnBadVector};
 use super::quota::{self, Quota};
 use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
@@ -16,7 +17,7 @@ use super::vectors::Form;
 use crate::declare::shape::{defaulted, optional};
 use crate::declare::{Field, Fields, Presence, Shape};
 use crate::diagnostic::Diagnostics;
-use crate::engine::Engine;
+use crate::engine::{Engine, Reservation, Stop};
 use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
@@ -52,6 +53,8 @@ pub struct CodebookSelectConfig {
     pub k: Clusters,
     /// Which rows of a cluster are kept; default `random`.
     pub keep: Keep,
+    /// Whether the dataset gets the clustering; default no.
+    pub write_cells: bool,
     /// k-means iterations at most; default 20.
     pub iterations: u32,
     /// Seed of k-means and of `random`; default 1234.
@@ -89,6 +92,7 @@ pub const FIELDS: &[Field] = &[
     ),
     policy::ITERATIONS,
     policy::SEED,
+    cells::WRITE_CELLS,
     policy::ON_BAD_VECTOR,
 ];
 
@@ -161,11 +165,17 @@ impl CodebookSelectConfig {
             let hint = Some("say `every: 2`, or keep `random` rows".to_owned());
             fields.problem(out, "keep", "`stride` steps by `every`, and has no meaning under a budget", hint);
         }
+        let write_cells = fields.bool("write_cells").unwrap_or(false);
+        if write_cells && matches!(&share, Share::Budget(quota) if quota.grouped()) {
+            let hint = Some("cluster all rows together: remove the groups, or `write_cells`".to_owned());
+            fields.problem(out, "write_cells", "each group has a clustering of its own", hint);
+        }
         Self {
             share,
             embedding: fields.text("embedding").map(StageId::new),
             k: Clusters::read(fields),
             keep,
+            write_cells,
             iterations: policy::read_iterations(fields),
             seed: policy::read_seed(fields),
             on_bad_vector: policy::read_on_bad_vector(fields),
@@ -185,6 +195,7 @@ impl CodebookSelectConfig {
     pub fn canonical(&self) -> Value {
         json!({
             "share": self.share.canonical(),
+            "write_cells": self.write_cells,
             "iterations": self.iterations,
             "k": self.k.canonical(),
             "keep": self.keep.word(),
@@ -241,14 +252,27 @@ impl Barrier for CodebookSelect {
         // Where what is kept follows from the sizes of the clusters, a budget of all rows bounds nothing.
         let quota = config.quota().cloned().unwrap_or_else(Quota::all);
         let asked = Asked { quota, on_bad_vector: config.on_bad_vector, form: Form::Unit, trained_rows };
-        Box::pin(selecting::select(engine, input, "selecting from clusters", asked, move |candidates, _, report| {
-            self.decide(candidates, report)
-        }))
+        let placed: Arc<Mutex<Option<Placed>>> = Arc::default();
+        let found = Arc::clone(&placed);
+        Box::pin(async move {
+            let decide = move |candidates: &Candidates<'_>, _: &Stop, report: &mut Map<String, Value>| {
+                let (left, placed) = self.decide(candidates, report)?;
+                *found.lock().unwrap_or_else(PoisonError::into_inner) = placed;
+                Ok(left)
+            };
+            let outcome = selecting::select(engine, input, "selecting from clusters", asked, decide).await?;
+            let placed = placed.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let tables = placed.map(|(assigned, rows, memory)| assigned.tables(rows, memory)).unwrap_or_default();
+            Ok(Outcome { tables, ..outcome })
+        })
     }
 }
 
+/// The rows with their cells, and what the pool counts for them.
+type Placed = (Assigned, Vec<u64>, Reservation);
+
 impl CodebookSelect {
-    fn decide(&self, candidates: &Candidates<'_>, report: &mut Map<String, Value>) -> Result<Vec<Left>> {
+    fn decide(&self, candidates: &Candidates<'_>, report: &mut Map<String, Value>) -> Result<(Vec<Left>, Option<Placed>)> {
         let config = &self.config;
         let source = candidates.source;
         let random = Random::new(config.seed, self.stage.as_str());
@@ -264,7 +288,15 @@ impl CodebookSelect {
         report.insert("budget".into(), json!(quotas.iter().sum::<u64>()));
         report.insert("cells".into(), json!(quotas.len()));
         let order = config.keep.order(&config.share, &clustered, source, &random)?;
-        Ok(selecting::first_of_cells(candidates, &order, &clustered.cells, &quotas, &clustered.distances))
+        let left = selecting::first_of_cells(candidates, &order, &clustered.cells, &quotas, &clustered.distances);
+        if !config.write_cells {
+            return Ok((left, None));
+        }
+        let bytes = source.rows() * (size_of::<u64>() + size_of::<u32>() + size_of::<f64>());
+        let memory = candidates.memory.beside("listing the rows of clusters", bytes)?;
+        let Clustered { model, cells, distances, .. } = clustered;
+        let assigned = Assigned { centroids: model.centroids().clone(), cells, distances };
+        Ok((left, Some((assigned, candidates.ids.clone(), memory))))
     }
 }
 

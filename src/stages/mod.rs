@@ -6,6 +6,7 @@ use crate::declare::{Field, Fields, Shape};
 use crate::diagnostic::Diagnostics;
 
 mod carry;
+mod cells;
 pub mod cluster_permanent_pruning;
 pub mod codebook_select;
 pub(crate) mod columns;

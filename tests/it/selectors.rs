@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, ListArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray as _, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::Float64Type;
 use serde_json::Value;
 use trommel::random::Random;
 
-use crate::fixture::{Corpus, Row};
+use crate::fixture::{Corpus, Row, read_parquet};
 
 type Vector = Option<Vec<f64>>;
 
@@ -352,7 +352,10 @@ fn a_thinned_codebook_and_its_better_half_are_a_quarter() {
             .collect();
         let vectors: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(vectors));
         let scores: ArrayRef = Arc::new(arrow::array::Float64Array::from_iter_values(rows.map(|_| draws.unit())));
-        let columns = [("id", ids), ("vec", vectors), ("itm", scores)];
+        let low: ArrayRef = Arc::new(arrow::array::Float64Array::from_iter_values(
+            (shard * 2500..(shard + 1) * 2500).map(|row| if row % 10 == 9 { -1.0 } else { draws.unit() }),
+        ));
+        let columns = [("id", ids), ("vec", vectors), ("itm", scores), ("low", low)];
         corpus.batch(&format!("{shard}.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 1000);
     }
     let stages = "  - { id: v, embed: { from: vec } }\n  - { id: s, codebook_select: { every: 2, k: 10 } }";
@@ -368,6 +371,19 @@ fn a_thinned_codebook_and_its_better_half_are_a_quarter() {
     let counts = themes(&corpus);
     assert_eq!(counts.iter().sum::<usize>(), 2500);
     assert!(counts.iter().all(|count| (200..300).contains(count)), "{counts:?}");
+    // Which cluster a score cuts wholly, the cells tell beside the lineage.
+    let codebook = "  - { id: v, embed: { from: vec } }\n  - { id: s, codebook_select: { every: 2, k: 10, write_cells: true } }";
+    let stages = format!("{codebook}\n  - {{ id: low, score_filter: {{ column: low, keep_fraction: 0.5 }} }}");
+    corpus.pipeline_with(SOURCE, &stages, "parquet: { uri: out }").run(&["--overwrite"]).ok();
+    corpus.verify().ok();
+    let table = read_parquet(&corpus.at("out/tables/s/cells.parquet"));
+    let cells = table.column_by_name("cell").unwrap().as_primitive::<arrow::datatypes::UInt32Type>().values().to_vec();
+    // The table has all rows in the order of the corpus, and the ids are that order.
+    assert_eq!(cells.len(), 10_000);
+    let left: BTreeSet<u32> = corpus.kept().iter().map(|id| cells[id.parse::<usize>().unwrap()]).collect();
+    let lost: Vec<u32> = (0..10).filter(|cell| !left.contains(cell)).collect();
+    assert_eq!(lost, [cells[9]]);
+    assert!((0..10_000).all(|row| (cells[row] == cells[9]) == (row % 10 == 9)));
 }
 
 /// Seeds S8: a pool that is pruned for good takes in new rows step by step; it never holds more than its budget, and a step that is run

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use self::search::SemanticDedup;
 use super::carry::Carry;
+use super::cells;
 use super::draw;
 use super::policy::{self, Clusters, Keep, OnBadVector};
 use super::seam::{Barrier, Incremental, Needs, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
@@ -16,7 +17,6 @@ use crate::limits::MAX_PROBE;
 use crate::vector::Training;
 use crate::words;
 
-mod cells;
 mod decide;
 mod efficiency;
 mod frozen;
@@ -160,12 +160,7 @@ pub const FIELDS: &[Field] = &[
         Presence::EmptyList,
         "Further values of epsilon whose counts are reported from the same pass.",
     ),
-    defaulted(
-        "write_cells",
-        Shape::Bool,
-        Presence::Bool(false),
-        "Whether the dataset gets `tables/<stage>/centroids.parquet` (cell, rows, vector) and `tables/<stage>/cells.parquet` (source, shard, row, cell, and 1 - cosine to the centroid).",
-    ),
+    cells::WRITE_CELLS,
     policy::ON_BAD_VECTOR,
 ];
 

@@ -6,7 +6,6 @@ use arrow::record_batch::RecordBatch;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::cells::Assigned;
 use super::decide::{decide, decide_listed};
 use super::efficiency::{EFFICIENCY_ROWS, efficiency, recall, recall_listed, recall_report};
 use super::frozen::{FrozenCells, drift, mean};
@@ -17,6 +16,7 @@ use crate::engine::{Engine, Stop, spawn};
 use crate::error::{Error, Result};
 use crate::ids::StageId;
 use crate::random::Random;
+use crate::stages::cells::Assigned;
 use crate::stages::columns::{Detail, Drop, Drops};
 use crate::stages::policy::{Keep, Order};
 use crate::stages::seam::{Barrier, Frozen, Narrow, Outcome};
@@ -87,7 +87,8 @@ impl Barrier for SemanticDedup {
                     _ => None,
                 };
                 let Decided { drops, report, assigned, fitted } = self.decide(&gathered, given, frozen == Frozen::Wanted, &stop)?;
-                Ok((drops, report, assigned.map(|assigned| assigned.tables(gathered)).unwrap_or_default(), fitted))
+                let Gathered { rows, memory, .. } = gathered;
+                Ok((drops, report, assigned.map(|assigned| assigned.tables(rows, memory)).unwrap_or_default(), fitted))
             };
             let (drops, report, tables, frozen) = spawn::blocking("semantic deduplication", decide).await?;
             Ok(Outcome { drops: drops.into_stream(), report, tables, frozen })

@@ -6,11 +6,20 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::engine::rows_of;
+use super::seam::{ROW_ID, Table};
+use crate::declare::shape::defaulted;
+use crate::declare::{Field as DeclaredField, Presence, Shape};
+use crate::engine::{Reservation, rows_of};
 use crate::error::{Context as _, Kind, Result};
-use crate::stages::seam::{ROW_ID, Table};
-use crate::stages::vectors::Gathered;
 use crate::vector::Vectors;
+
+/// The key `write_cells`.
+pub(super) const WRITE_CELLS: DeclaredField = defaulted(
+    "write_cells",
+    Shape::Bool,
+    Presence::Bool(false),
+    "Whether the dataset gets `tables/<stage>/centroids.parquet` (cell, rows, vector) and `tables/<stage>/cells.parquet` (source, shard, row, cell, and 1 - cosine to the centroid).",
+);
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -25,14 +34,13 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
-    /// The two tables; `gathered` are the rows.
-    pub(super) fn tables(self, gathered: Gathered) -> Vec<Table> {
+    /// The two tables; `rows` are the [`crate::ids::RowId`] bits of the rows, `memory` what the pool counts for all of them.
+    pub(super) fn tables(self, rows: Vec<u64>, memory: Reservation) -> Vec<Table> {
         let Self { centroids, cells, distances } = self;
         let mut sizes = vec![0_u64; centroids.rows()];
         for cell in &cells {
             sizes[*cell as usize] += 1;
         }
-        let Gathered { rows, memory, .. } = gathered;
         let placed = schema(vec![
             Field::new(ROW_ID, DataType::UInt64, false),
             Field::new("cell", DataType::UInt32, false),
