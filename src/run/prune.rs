@@ -61,7 +61,7 @@ pub(super) async fn write(cx: &Arc<RunContext>, folder: &Path) -> Result<Vec<Dat
     let tasks: Vec<Descriptor> = tasks.collect();
     let phase = cx.telemetry.phase("write", tasks.len() as u64, tasks.iter().map(|task| task.bytes).sum());
     let (context, list, written, folder) = (Arc::clone(cx), Arc::clone(&jobs), Arc::clone(&results), folder.to_owned());
-    let repeats = Repeats::read(cx)?;
+    let repeats = Repeats::read(cx, |stage| cx.plan.add.contains(&stage))?;
     run_tasks(cx, "Prune", tasks, cx.engine.threads(), &phase, move |descriptor| {
         let job = list.get(descriptor.ordinal).ok_or_else(|| Error::internal("a task without its job"))?;
         let file = write_file(&context, &repeats, &folder, job)?;

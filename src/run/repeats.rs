@@ -21,14 +21,14 @@ pub(super) struct Repeats {
 }
 
 impl Repeats {
-    /// Reads the tables of the stages that leave one.
-    pub(super) fn read(cx: &RunContext) -> Result<Self> {
+    /// Reads the tables of the stages that leave one, of those that are `wanted`.
+    pub(super) fn read(cx: &RunContext, wanted: impl Fn(usize) -> bool) -> Result<Self> {
         let memory = cx.engine.reserve("reading how often rows are taken", 0)?;
         let mut stages = Vec::new();
-        for (stage, decided) in &cx.decisions {
-            let Some(wanted) = cx.plan.stages[*stage].config.repeats() else { continue };
+        for (stage, decided) in cx.decisions.iter().filter(|(stage, _)| wanted(**stage)) {
+            let Some(table) = cx.plan.stages[*stage].config.repeats() else { continue };
             let mut rows = Vec::new();
-            for (_, path) in decided.tables(&cx.artefacts).into_iter().filter(|(name, _)| name.strip_suffix(".parquet") == Some(wanted)) {
+            for (_, path) in decided.tables(&cx.artefacts).into_iter().filter(|(name, _)| name.strip_suffix(".parquet") == Some(table)) {
                 for batch in read_table(&path, None, cx.engine.batch_rows())? {
                     let batch = batch.map_err(|error| unreadable(&path, error))?;
                     memory.grow(batch.num_rows() * size_of::<(u64, u64)>())?;

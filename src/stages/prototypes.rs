@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::columns::{Drop, Drops};
 use super::policy::{self, Clusters, OnBadVector};
 use super::quota::{self, Quota, RowSizes, Tally, noted, noting};
-use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::seam::{Barrier, Narrow, Outcome, Shape as StageShape, Stage};
+use super::selecting::Clustered;
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::defaulted;
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -18,7 +19,7 @@ use crate::error::Result;
 use crate::ids::StageId;
 use crate::random::Random;
 use crate::select::prototypes;
-use crate::vector::{Cells, KMeans, Training};
+use crate::vector::Training;
 
 /// `prototypes: {...}`.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,22 +111,12 @@ impl Stage for PrototypesConfig {
         Self::canonical(self)
     }
 
-    fn scanned(&self) -> Option<Value> {
-        self.quota.carried()
+    fn quota(&self) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn shape(&self) -> StageShape {
         StageShape::Barrier
-    }
-
-    fn needs(&self, _: &Roles) -> Needs {
-        let mut needs = Needs::default();
-        self.quota.add_needs(&mut needs);
-        needs
-    }
-
-    fn row_local(&self, cx: &ScanContext<'_>) -> Result<Option<Box<dyn RowLocal>>> {
-        self.quota.carry(cx, None)
     }
 
     fn embedding(&self) -> Option<Option<&StageId>> {
@@ -175,11 +166,9 @@ impl Prototypes {
         }
         let source = gathered.vectors.source();
         let random = Random::new(config.seed, self.stage.as_str());
-        let model = KMeans::fit_to(source, config.clusters(rows), &config.training(), &random)?;
-        let (cells, similarities) = Cells::nearest(source, &model, 1, f64::NEG_INFINITY)?;
-        let cells = cells.owns();
-        let distances: Vec<f64> = similarities.iter().map(|similarity| 1.0 - similarity).collect();
-        let cell_count = model.centroids().rows();
+        let Clustered { cells, distances, sizes: of_cells, .. } =
+            Clustered::fit(source, config.clusters(rows), &config.training(), &random)?;
+        let cell_count = of_cells.len();
         let (groups, sizes): (Vec<usize>, Vec<u64>) =
             gathered.rows.iter().map(|row| sized.of(*row)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let mut members = vec![Vec::new(); budgets.len()];

@@ -13,6 +13,7 @@ use super::noted::{self, Numbers};
 use super::policy::{self, Clusters, OnBadVector};
 use super::quota::{self, Amount, Quota, RowSizes, Tally};
 use super::seam::{Barrier, Narrow, Needs, Outcome, Roles, RowLocal, ScanContext, Shape as StageShape, Stage};
+use super::selecting::Clustered;
 use super::vectors::{Form, Gathered, gather};
 use crate::declare::shape::{defaulted, optional, required};
 use crate::declare::{Field, Fields, Presence, Shape};
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::ids::StageId;
 use crate::random::Random;
 use crate::select::{Meter, allocation, coverage};
-use crate::vector::{Cells, KMeans, Training, similarity};
+use crate::vector::{KMeans, Training, similarity};
 use crate::words;
 
 words! {
@@ -368,13 +369,11 @@ impl SelectorPool {
         }
         let source = gathered.vectors.source();
         let random = Random::new(config.seed, self.stage.as_str());
-        let model = KMeans::fit_to(source, config.clusters(rows), &config.training(), &random)?;
-        let (cells, similarities) = Cells::nearest(source, &model, 1, f64::NEG_INFINITY)?;
-        let distances: Vec<f64> = similarities.iter().map(|similarity| 1.0 - similarity).collect();
+        let Clustered { model, cells, distances, .. } = Clustered::fit(source, config.clusters(rows), &config.training(), &random)?;
         let scores: Vec<Vec<Option<f64>>> =
             (0..config.numbers().len()).map(|column| numbers.of(column, &gathered.rows)).collect::<Result<_>>()?;
         let mut members = vec![Vec::new(); model.centroids().rows()];
-        for (row, cell) in cells.owns().into_iter().enumerate() {
+        for (row, cell) in cells.into_iter().enumerate() {
             members[cell as usize].push(row);
         }
         let clusters: Vec<Cluster> = members.into_iter().map(|rows| self.choose(rows, &scores)).collect();

@@ -1,5 +1,5 @@
 //! Blocked dot products in single precision whose bits are the same on every machine: each is added up in the same fixed lanes,
-//! whatever block it is part of, and no multiplication is fused with its addition. They take about twice the time of
+//! whatever block it is part of, and no multiplication is fused with its addition. They take longer than
 //! [`products`](super::dot::products), and may be summed up and compared without a second look in double precision.
 
 use crate::vector::Matrix;
@@ -46,7 +46,7 @@ fn sum(lanes: [f32; LANES], a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The same sums tile by tile, with lanes in registers. The registers are named: a compiler that is left to find them lays the lanes of
-/// several sums into one and shuffles (measured: a tenth of the speed).
+/// several sums into one and shuffles.
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use pulp::Simd as _;

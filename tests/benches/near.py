@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import inputs
-from process import usage
+from process import environment, usage
 
 WORD = re.compile(r"\w+")
 SHINGLE_WORDS = 5
@@ -220,14 +219,7 @@ def peers_python(cache):
     """Python with the peers installed, in a virtual environment of its own below the cache folder."""
     requirements = ["datatrove==0.10.1", "xxhash==3.8.2", "spacy==3.8.18", "regex==2026.7.19", "tokenizers==0.23.3"]
     requirements += ["rensa==0.5.0", "datasketch==2.0.0", "pyarrow==26.0.1", "numpy==2.4.6"]
-    folder = cache.absolute() / "near-peers"
-    python, done = folder / "bin/python", folder / "requirements.txt"
-    if not done.exists() or done.read_text() != "\n".join(requirements):
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
-        done.write_text("\n".join(requirements))
-    return str(python)
+    return environment(cache.absolute() / "near-peers", requirements)
 
 
 def write_texts(path, columns, row_group_rows=1000):

@@ -1,4 +1,4 @@
-"""Runs one program and measures it.
+"""Runs one program and measures it; makes an environment of Python for it.
 
 The kernel counts in a child's peak what its parent held when it was forked, so a small process of its own (this file as a program) starts
 the measured one.
@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -112,6 +113,17 @@ def reap():
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
+
+
+def environment(folder, requirements):
+    """Python of a virtual environment in `folder` that has these packages; made where it is missing or has others."""
+    python, done = folder / "bin/python", folder / "requirements.txt"
+    if not done.exists() or done.read_text() != "\n".join(requirements):
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        done.write_text("\n".join(requirements))
+    return str(python)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ needs all similarities in memory (74 GiB at 100,000 rows): it is run on --dense-
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -33,7 +31,7 @@ import pyarrow.parquet as pq
 
 import inputs
 import vectors
-from process import usage
+from process import environment, usage
 
 RIDGE = 0.01
 STAGES = {
@@ -62,15 +60,8 @@ BLOCK = 4096
 
 def peers_python(cache):
     """Python with the peers, in a virtual environment of its own below the cache folder."""
-    requirements = ["apricot-select==0.6.1", "scikit-learn", "numpy", "pyarrow"]
-    folder = cache.absolute() / "selectors-peers"
-    python, done = folder / "bin/python", folder / "requirements.txt"
-    if not done.exists() or done.read_text() != "\n".join(requirements):
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
-        done.write_text("\n".join(requirements))
-    return str(python)
+    requirements = ["apricot-select==0.6.1", "scikit-learn==1.9.1", "numpy==2.4.6", "pyarrow==26.0.1"]
+    return environment(cache.absolute() / "selectors-peers", requirements)
 
 
 def run_trommel(options, stage, pattern, rows):

@@ -6,7 +6,6 @@ and length 1; some rows are then replaced by perturbed copies of other rows. Eve
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import inputs
-from process import usage
+from process import environment, usage
 
 LATENT = 24  # dimensions of the centres
 SPREAD = 0.7  # of rows around their centre there
@@ -269,11 +268,4 @@ def peers_python(cache):
     """Python with the peers installed, in a virtual environment of its own below the cache folder."""
     requirements = ["faiss-cpu==1.15.1", "hnswlib==0.8.0", "usearch==2.26.6", "semhash==0.5.0", "vicinity==0.4.6", "model2vec==0.10.0"]
     requirements += ["pyarrow==26.0.1", "numpy==2.4.6"]
-    folder = cache.absolute() / "vectors-peers"
-    python, done = folder / "bin/python", folder / "requirements.txt"
-    if not done.exists() or done.read_text() != "\n".join(requirements):
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
-        done.write_text("\n".join(requirements))
-    return str(python)
+    return environment(cache.absolute() / "vectors-peers", requirements)
